@@ -28,7 +28,8 @@ claims: .venv/ready
 	$(BIN)/python -m pytest -m "claims"
 
 bench: .venv/ready
-	cd benchmarks && for w in digits_mlp char_lm; do ../$(BIN)/python step_overhead.py --workload $$w; done
+	for w in digits_mlp char_lm; do $(BIN)/python benchmarks/step_overhead.py --workload $$w --peers || exit 1; done
+	$(BIN)/python benchmarks/startup.py
 
 clean:
 	rm -rf .venv build dist runs

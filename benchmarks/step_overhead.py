@@ -6,13 +6,16 @@ Usage: python benchmarks/step_overhead.py [--blocks 40] [--workload digits_mlp|c
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +23,35 @@ from by_hand import loop
 from torch import nn
 
 import regimes as rg
+
+
+class Contender(Protocol):
+    """What is measured: trains in blocks."""
+
+    def advance(self, steps: int) -> None:
+        """Train that many steps."""
+
+    def close(self) -> None:
+        """Stop, and close files."""
+
+
+class Loop:
+    """A generator that trains one step a next().
+
+    Parameters
+    ----------
+    steps : generator
+    """
+
+    def __init__(self, steps: Generator[Any, None, None]) -> None:
+        self._steps = steps
+        self.close = steps.close
+
+    def advance(self, steps: int) -> None:
+        """Train that many steps."""
+        advance = self._steps.__next__
+        for _ in range(steps):
+            advance()
 
 
 def digits() -> tuple[Any, Any, Any, dict[str, Any]]:
@@ -38,45 +70,53 @@ def char_lm() -> tuple[Any, Any, Any, dict[str, Any]]:
     return work, inputs, targets, {"batch": 16, "tokens": True, "per_block": 8, "peak": 1e-3}
 
 
-def contenders(name: str, blocks: int, folder: Path) -> tuple[dict[str, Iterator[Any]], int]:
-    """Return endless-enough iterators, one step per next()."""
+def contenders(name: str, blocks: int, folder: Path, peers: bool) -> tuple[dict[str, Contender], int]:
+    """Return the contenders by name, and the steps of a block."""
     work, inputs, targets, facts = {"digits_mlp": digits, "char_lm": char_lm}[name]()
     steps = blocks * facts["per_block"] + 50
 
-    def hand(kernel: bool, label: str) -> Iterator[float]:
-        torch.manual_seed(0)
-        model: nn.Module = work.build(0)
+    def build() -> nn.Module:
+        return work.build(0)
+
+    def hand(kernel: bool, label: str) -> Loop:
         common = {key: facts[key] for key in ("batch", "peak", "tokens")}
-        return loop(model, inputs, targets, steps=steps, kernel=kernel, log=folder / f"{label}.jsonl", **common)
+        log = folder / f"{label}.jsonl"
+        return Loop(loop(build(), inputs, targets, steps=steps, kernel=kernel, log=log, **common))
+
+    def ours(regime: rg.Regime, label: str) -> Loop:
+        return Loop(rg.stream(work, regime, out=folder / label, checkpoint="100%"))
 
     regime = rg.Regime(
         optimizer=rg.AdamW(lr=rg.Cosine(facts["peak"], warmup="5%")),
         batch_size=facts["batch"],
         budget=f"{steps} steps",
     )
-    feedback = regime.but(sampler=rg.LossWeighted())
-    return {
+    found: dict[str, Contender] = {
         "by hand": hand(False, "hand"),
         "by hand again": hand(False, "again"),
         "by hand, functional kernel": hand(True, "kernel"),
-        "regimes": rg.stream(work, regime, out=folder / "ours", checkpoint="100%"),
-        "regimes, loss-weighted sampler": rg.stream(work, feedback, out=folder / "feedback", checkpoint="100%"),
-    }, facts["per_block"]
+        "regimes": ours(regime, "ours"),
+        "regimes, loss-weighted sampler": ours(regime.but(sampler=rg.LossWeighted()), "feedback"),
+    }
+    if peers:
+        from peers import contenders as peers_of
+
+        trainers, loops = peers_of(build, inputs, targets, facts, steps, folder)
+        found |= trainers | {label: Loop(steps) for label, steps in loops.items()}
+    return found, facts["per_block"]
 
 
-def measure(runs: dict[str, Iterator[Any]], blocks: int, per_block: int) -> dict[str, dict[str, list[float]]]:
+def measure(runs: Mapping[str, Contender], blocks: int, per_block: int) -> dict[str, dict[str, list[float]]]:
     """Return wall and CPU seconds per step, block by block, the contenders in turn."""
     times: dict[str, dict[str, list[float]]] = {name: {"wall": [], "cpu": []} for name in runs}
     for run in runs.values():
-        for _ in range(20):
-            next(run)
+        run.advance(20)
     for block in range(blocks):
         order = list(runs) if block % 2 == 0 else list(reversed(runs))
         for name in order:
-            advance: Callable[[], Any] = runs[name].__next__
+            run = runs[name]
             wall, cpu = time.perf_counter(), time.process_time()
-            for _ in range(per_block):
-                advance()
+            run.advance(per_block)
             times[name]["wall"].append((time.perf_counter() - wall) / per_block)
             times[name]["cpu"].append((time.process_time() - cpu) / per_block)
     return times
@@ -98,10 +138,16 @@ def main() -> None:
     parser.add_argument("--workload", default="digits_mlp")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--peers", action="store_true", help="beside Lightning's Trainer and Fabric, if installed")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        runs, per_block = contenders(args.workload, args.blocks, Path(folder))
+    peers = args.peers and find_spec("lightning") is not None
+    if args.peers and not peers:
+        print("without peers: lightning is not installed (pip install 'regimes[bench]')", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as opened:
+        runs, per_block = contenders(args.workload, args.blocks, Path(folder), peers)
+        for run in runs.values():
+            opened.callback(run.close)
         times = measure(runs, args.blocks, per_block)
     rows = {}
     for name, found in times.items():

@@ -67,7 +67,7 @@ def test_allowed_words():
     assert found["lr"] == "a finite number >= 0, a schedule or a controller"
     assert found["betas"] == "2 knobs, each a finite number >= 0 and < 1"
     phase = {field["name"]: field["allowed"] for field in atlas.find("Phase")["fields"]}
-    assert phase["batch_size"] == "an integer >= 1, a schedule or a controller"
+    assert phase["batch_size"] == "an integer >= 1 and <= 1e+07, a schedule or a controller"
     assert phase["micro_batch"] == "an integer >= 1 or 'auto' or None"
     assert phase["trainable"] == "a list of text"
     assert phase["average"] == "an Averager or None"

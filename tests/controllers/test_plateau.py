@@ -11,7 +11,7 @@ from torch import nn
 
 import regimes as rg
 from regimes.core.progress import Progress
-from regimes.engine.compile import CompiledPhase
+from regimes.engine.compile import compile_regime
 from regimes.testing.resume import resume_chain
 
 AT = Progress()
@@ -78,7 +78,7 @@ def test_needs_what_its_field_says_also_from_within_a_product():
     rate = rg.Cosine(1e-3) * rg.Plateau("val:acc", better="higher") * rg.Plateau()
     assert rate.all_needs() == {"val:acc", "val:loss"}
     regime = rg.Regime(optimizer=rg.SGD(lr=rate), batch_size=2, budget="4 steps")
-    assert CompiledPhase(regime, 0, 8, None).needs == {"val:acc", "val:loss"}
+    assert compile_regime(regime, [8], None)[0].needs == {"val:acc", "val:loss"}
 
 
 @pytest.mark.parametrize(

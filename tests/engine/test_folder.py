@@ -117,6 +117,18 @@ def test_foreign_checkpoint_is_refused_with_a_sentence(work, tmp_path):
     assert all("foreign format" in sentence for sentence in said)
 
 
+def test_refused_checkpoints_do_not_crowd_out_new_ones(work, tmp_path):
+    stopped(work, tmp_path / "r", steps=20)
+    folder = tmp_path / "r" / "checkpoints"
+    for name in checkpoint.names(folder):
+        (folder / name / "state.json").write_text("{")
+    stopped(work, tmp_path / "r", steps=10)
+    tree, said = Folder(tmp_path / "r").newest()
+    assert tree["run"]["frames"][0]["step"] == 8
+    assert said == []
+    assert len(list(folder.glob(".refused-*"))) == 2
+
+
 def test_full_disk_leaves_the_previous_checkpoint(work, tmp_path, monkeypatch):
     stopped(work, tmp_path / "r", steps=9)
     before = checkpoint.names(tmp_path / "r" / "checkpoints")

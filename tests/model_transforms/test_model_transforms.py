@@ -40,13 +40,13 @@ def halfway(regime, seed=0, model=net):
     for _ in range(3):
         run.step()
     kept = {}
-    original = run._enter
+    original = run.enter
 
     def entering(first):
         kept.update({name: p.detach().clone() for name, p in run.model.named_parameters()})
         original(first)
 
-    run._enter = entering
+    run.enter = entering
     run.step()
     assert kept
     return run, kept

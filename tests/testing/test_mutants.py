@@ -1,6 +1,7 @@
 """The suite finds what it is there for: each component here breaks one contract, and is caught by the check named."""
 
 import itertools
+import math
 import random
 
 import numpy as np
@@ -570,10 +571,8 @@ class Noting(Jitter):
 
 
 class Hardest(Selector):
-    exempt = {"is asked in a run": "the engine makes no scoring pass so far"}
-
-    def select(self, state, losses, examples):
-        return (losses >= losses.median()).to(losses)
+    def select(self, state, units):
+        return (units.values >= units.values.median()).to(units.values)
 
 
 @caught_by("has a value before any signal", "leaves a skipped step untouched")
@@ -586,10 +585,26 @@ class Drifting(Controller):
         return 0.1 / state["reads"]
 
 
-@caught_by("selects with a weight per unit", "is asked in a run")
+@caught_by("an example can be made")
 class Picky(Selector):
-    def select(self, state, losses, examples):
+    def select(self, state, units):
         return torch.zeros(3)
+
+
+@caught_by("selects with a weight per unit")
+class Twelve(Selector):
+    """Right for the batches of the small runs, wrong for twelve units."""
+
+    def select(self, state, units):
+        return torch.ones_like(units.values) if len(units.values) != 12 else torch.full_like(units.values, math.inf)
+
+
+@caught_by("is asked in a run")
+class Idle(Augment):
+    """A batch goes past it: the engine would ask by the method, and the class never hears of it."""
+
+    def __getattribute__(self, name):
+        return (lambda state, batch, generator: batch) if name == "apply" else super().__getattribute__(name)
 
 
 @caught_by("builds the same structure again")

@@ -7,6 +7,7 @@ import inspect
 import json
 import types
 import typing
+from pathlib import Path
 from typing import Any
 
 from regimes.atlas import INDEX
@@ -119,8 +120,10 @@ def text() -> str:
 
 def main() -> None:
     """Write the index."""
-    with open(INDEX, "w", encoding="utf-8") as file:
-        file.write(text())
+    # In one piece: another process may be reading it.
+    part = Path(INDEX).with_suffix(".part")
+    part.write_text(text(), encoding="utf-8")
+    part.replace(INDEX)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from regimes.core.randomness import Streams
-    from regimes.core.unit_losses import UnitLosses
+    from regimes.core.unit_losses import UnitLosses, Units
 
 State = dict[str, Any]
 #: A step on a border is past it, although its fraction was rounded: what borders are nudged by.
@@ -412,8 +412,19 @@ class Selector(Stateful):
         """Return the memory before training."""
         return {}
 
-    def select(self, state: State, losses: Tensor, examples: Tensor) -> Tensor:
-        """Return one weight per unit, from the unit losses of the scoring pass; 0 leaves a unit out."""
+    def select(self, state: State, units: Units) -> Tensor:
+        """Return one weight per unit, from what a scoring pass found; 0 leaves a unit out.
+
+        The weights multiply the loss's own, in numerator and denominator: the loss of a step is the mean over what
+        was selected.
+
+        Parameters
+        ----------
+        state : dict
+            Read-only.
+        units : Units
+            Unit losses of the whole batch without graph, the loss's own weights, whose example each unit is.
+        """
         raise NotImplementedError(f"{type(self).__name__} selects nothing")
 
 
@@ -460,6 +471,8 @@ class Optimizer(Stateful):
     kind = "optimizer"
     #: A rule that evaluates exactly once with gradients may stand inside Groups.
     single_evaluation: ClassVar[bool] = True
+    #: Whether a step asks for gradients; a rule that does not leaves gradient transforms and gradient signals idle.
+    uses_gradients: ClassVar[bool] = True
 
     def init(self, parameters: Mapping[str, Tensor]) -> State:
         """Return the state for these parameters, per-parameter state under ``slots`` by name."""
@@ -540,5 +553,5 @@ class Probe(Component):
     every: Duration | None = fixed(None, kw_only=True)
 
     def measure(self, run: Any) -> dict[str, float]:
-        """Return named numbers; `run` is the read-only view of `regimes.engine.observation`."""
+        """Return named numbers; `run` is the read-only `regimes.probes.view.View`."""
         raise NotImplementedError(f"{type(self).__name__} measures nothing")

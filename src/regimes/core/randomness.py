@@ -5,8 +5,10 @@ Two draws at the same address are equal, whatever was drawn before, on whichever
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -41,6 +43,32 @@ def philox(seed: int, *address: Address) -> np.random.Generator:
     """
     key = int.from_bytes(digest128(seed, address), "little")
     return np.random.Generator(np.random.Philox(key=key))
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, the global generators of Python, numpy and torch start at `seed`; afterwards they are as before.
+
+    Examples
+    --------
+    >>> with seeded(3):
+    ...     first = random.random()
+    >>> with seeded(3):
+    ...     first == random.random()
+    True
+    """
+    import torch
+
+    python, theirs, ours = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(theirs)
+        torch.set_rng_state(ours)
 
 
 class Streams:

@@ -74,7 +74,8 @@ class Phase(Component):
     name: str = fixed("main")
     budget: Duration | None = fixed(UNSET, unset=True)
     optimizer: Optimizer = fixed(UNSET, unset=True)
-    batch_size: Knob = knob(UNSET, low=1, integer=True, unset=True)
+    # More would be a slip (tokens given as examples) that costs all memory before it is noticed.
+    batch_size: Knob = knob(UNSET, low=1, high=10_000_000, integer=True, unset=True)
     micro_batch: int | Literal["auto"] | None = fixed(UNSET, low=1, unset=True)
     mixture: Sampler | None = fixed(UNSET, unset=True)
     sampler: Sampler | None = fixed(UNSET, unset=True)
@@ -108,12 +109,23 @@ class Phase(Component):
             raise DeclarationError(f"got {show(mixture)}; allowed: a Mixture over named sources", "mixture")
         if mixture is not None:
             if sampler is not None:
-                filled["mixture"] = mixture.replace("sampler", sampler)
+                filled["mixture"] = self._with_inner(mixture, sampler)
             filled["sampler"] = None
         elif sampler is None:
             filled["sampler"] = _default_sampler()
         values = {name: getattr(self, name) for name in fields.table(Phase)}
         return Phase(**(values | filled))
+
+    def _with_inner(self, mixture: Any, sampler: Sampler) -> Any:
+        """The mixture with this sampler inside its sources; its own stays where the other is only a default."""
+        own = mixture.sampler
+        if own is None or own == sampler:
+            return mixture.replace("sampler", sampler)
+        if self.sampler is UNSET:
+            return mixture
+        raise DeclarationError(
+            f"got {show(sampler)}, but the mixture has {show(own)} inside its sources; give one of them", "sampler"
+        )
 
     def printed_arguments(self) -> list[str]:
         """Arguments of the printed form, without those at their default."""

@@ -17,13 +17,10 @@ SIGNALS = {
         "gradient norm of each micro-batch",
         "one pass per micro-batch; two or more",
     ),
-    "example_gradients": ("gradient of each example", "one gradient per example in memory"),
-    "captured:": ("inputs or outputs of a module", "memory of what is captured"),
     "val:": (
         "val:<source>:<metric>, or val:<metric>",
         "one validation pass at the phase's `evaluate` cadence",
     ),
-    "probe:": ("probe:<name>", "the probe's own cost"),
 }
 
 

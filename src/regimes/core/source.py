@@ -16,6 +16,10 @@ class Source:
 
     #: Number of tokens of every example, where all are equal; lets schedules convert tokens.
     example_tokens: int | None = None
+    #: Whether reading an example may draw random numbers: then reading is addressed, at some cost.
+    draws: bool = False
+    #: Whether any example can be read at any time.
+    random_access: bool = True
     #: What a resume can promise: data by index is exact; data that is read in order says it here.
     promise: str = "exact"
 

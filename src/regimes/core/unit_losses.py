@@ -1,8 +1,8 @@
-"""What a loss returns: one value per unit (example or token), never reduced."""
+"""What a loss returns: one value per unit (example or token), never reduced; and the signal made of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,3 +26,54 @@ class UnitLosses:
     values: Tensor
     weights: Tensor | None = None
     examples: Tensor | None = None
+
+
+@dataclass
+class Units:
+    """Signal ``units``: the unit losses of the first evaluation of a step.
+
+    Parameters
+    ----------
+    values : Tensor, shape (units,)
+        Without graph.
+    weights : Tensor or None
+        The loss's own weights.
+    examples : Tensor, shape (units,)
+        Place in the plan of each unit's example.
+    indices : Tensor, shape (n,)
+        Example numbers of the plan, within their source.
+    sources : Tensor or None
+        Source positions of the plan.
+    """
+
+    values: Tensor
+    weights: Tensor | None
+    examples: Tensor
+    indices: Tensor
+    sources: Tensor | None = None
+    _means: list[Tensor] = field(default_factory=list)
+
+    def per_example(self) -> Tensor:
+        """Mean unit loss of each example of the plan, shape (n,); an example without weight gives 0."""
+        import torch
+
+        if not self._means:
+            weights = torch.ones_like(self.values) if self.weights is None else self.weights
+            n = len(self.indices)
+            total = self.values.new_zeros(n).index_add_(0, self.examples, self.values * weights)
+            mass = self.values.new_zeros(n).index_add_(0, self.examples, weights.to(self.values.dtype))
+            self._means.append((total / mass.clamp_min(1e-30)).cpu())
+        return self._means[0]
+
+    def of(self, source: int) -> Units:
+        """The units of one source, with its examples renumbered."""
+        import torch
+
+        assert self.sources is not None
+        places = torch.nonzero(self.sources == source).view(-1)
+        renumber = torch.full((len(self.indices),), -1, dtype=torch.long)
+        renumber[places] = torch.arange(len(places))
+        examples = renumber[self.examples.cpu()]
+        kept = examples >= 0
+        weights = None if self.weights is None else self.weights.cpu()[kept]
+        return Units(self.values.cpu()[kept], weights, examples[kept], self.indices[places])

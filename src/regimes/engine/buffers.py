@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +24,17 @@ class Buffers:
             self._empty = self._empty or StepBuffers(self)
             return self._empty
         return StepBuffers(self)
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Inside, a forward may write statistics; afterwards they are as before."""
+        kept = {name: buffer.detach().clone() for name, buffer in self._watched.items()}
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in kept.items():
+                    self._watched[name].copy_(value)
 
     def changing(self) -> dict[str, Tensor]:
         """The buffers that may change, by name."""

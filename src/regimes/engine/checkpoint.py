@@ -93,13 +93,20 @@ def names(folder: Path) -> list[str]:
 
 
 def newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """Return the newest whole checkpoint and the sentences about those that were refused."""
+    """Return the newest whole checkpoint and the sentences about those that were refused, which are set aside.
+
+    A refused one keeps its content under ``.refused-<name>``: it neither counts among the kept ones nor stands in the
+    way of a new one of its name.
+    """
     said: list[str] = []
     for name in names(folder):
         try:
             return read(folder / name), said
         except ResumeError as why:
-            said.append(str(why))
+            aside = folder / f".refused-{name}"
+            said.append(f"{why}; it is kept as {aside.name}")
+            if not aside.exists():
+                (folder / name).rename(aside)
     return None, said
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from regimes.core import paths, signals
 from regimes.core.component import Component, Stateful, observes, round_half_up
 from regimes.core.duration import Duration
-from regimes.core.errors import DeclarationError
+from regimes.core.errors import DeclarationError, nearest, show
 from regimes.core.fields import Spec
-from regimes.core.kinds import Controller, Schedule, Span
+from regimes.core.kinds import Controller, Schedule, SourceView, Span
 from regimes.core.progress import Progress
 from regimes.core.regime import DATA_SLOTS, Phase, Regime
 
@@ -36,6 +36,7 @@ class Length:
         self.batch = phase.batch_size if isinstance(phase.batch_size, int) else None
         self.unit = "samples" if self.budget.unit == "epochs" else self.budget.unit
         self.total = self.budget.value * (epoch if self.budget.unit == "epochs" else 1.0)
+        self.run: tuple[float, float | None] = (self.total, None)
         self._column = None if self.unit == "flops" else Progress._fields.index(_COUNTERS[self.unit])
 
     def amount(self, duration: Duration) -> float:
@@ -76,8 +77,12 @@ class Length:
         return None if samples is None or self.batch is None else int(np.ceil(samples / self.batch - 1e-9))
 
     def span(self) -> Span:
-        """What a schedule may know."""
-        return Span(lambda duration: self.amount(duration) / self.total, self.steps)
+        """What a schedule may know: of the phase, and of the run where its phases share a unit."""
+        total, steps = self.run
+        return Span(self._share(self.total), self.steps, run=Span(self._share(total), steps))
+
+    def _share(self, total: float) -> Callable[[Duration], float]:
+        return lambda duration: duration.share if duration.unit == "%" else self.amount(duration) / total
 
     def consumed(self, at: Progress, spent: float) -> float:
         """How much of the budget is used up, in its own unit."""
@@ -92,16 +97,14 @@ class CompiledPhase:
     regime : Regime
     index : int
         Which phase.
-    epoch : int
-        Examples in the phase's sources together.
-    example_tokens : int or None
-        Tokens per example, where all have the same declared number.
+    length : Length
+        How long it is, and how Durations convert in it.
     """
 
-    def __init__(self, regime: Regime, index: int, epoch: int, example_tokens: int | None) -> None:
+    def __init__(self, regime: Regime, index: int, length: Length) -> None:
         self.declaration: Phase = regime.phases[index]
         self.name, self.index = self.declaration.name, index
-        self.length = Length(regime, index, epoch, example_tokens)
+        self.length = length
         self.slots: dict[str, Any] = {name: getattr(self.declaration, name) for name in _SLOTS}
         self.functions: dict[str, Callable[[Progress], float]] = {}
         self.controllers: dict[str, Controller] = {}
@@ -114,6 +117,7 @@ class CompiledPhase:
         )
         self.watching = [_place(name) for name, part in self.parts() if name != "average" and observes(part)]
         self.needs = frozenset(signals.check(name) for name in self._needs())
+        self._refuse_idle()
 
     def _bind(self) -> None:
         span = self.length.span()
@@ -153,6 +157,25 @@ class CompiledPhase:
             (slot, getattr(live, name) if place is None else getattr(live, name)[place])
             for slot, name, place in self.watching
         ]
+
+    def _refuse_idle(self) -> None:
+        """Refuse needs that no step will meet, and gradient transforms that no step will ask."""
+        phase = self.declaration
+        if not phase.optimizer.uses_gradients:
+            idle = sorted(self.needs & {"gradient_norm", "micro_batch_gradient_norms"})
+            if idle or phase.grad_transforms:
+                asks = f"'{idle[0]}'" if idle else repr(phase.grad_transforms[0])
+                raise DeclarationError(
+                    f"{type(phase.optimizer).__name__} makes no gradient, but {asks} wants one", "optimizer"
+                )
+        if "micro_batch_gradient_norms" in self.needs:
+            micro, batch = phase.micro_batch, phase.batch_size
+            if not isinstance(micro, int) or (isinstance(batch, int) and micro >= batch):
+                raise DeclarationError(
+                    f"got {show(micro)}, but 'micro_batch_gradient_norms' needs two micro-batches or more; allowed: a "
+                    "number below the batch size",
+                    "micro_batch",
+                )
 
     def _needs(self) -> set[str]:
         components = [component for _, component in self.parts()] + list(self.controllers.values())
@@ -248,6 +271,24 @@ def _rebuilt_open(old: Component, makers: Any, values: dict[str, float]) -> Comp
     return old.with_values(changed | {str(old.open_field): tuple(sorted(pairs.items()))})
 
 
+def epochs(regime: Regime, view: SourceView) -> list[int]:
+    """Examples in each phase's sources together.
+
+    Raises
+    ------
+    DeclarationError
+        If a mixture names a source that the workload does not have.
+    """
+    found = []
+    for phase in regime.phases:
+        named = [name for name, _ in getattr(phase.mixture, "sources", ())] if phase.mixture is not None else []
+        for name in named:
+            if name not in view.sizes:
+                raise DeclarationError(f"the workload has no source '{name}'; {nearest(name, view.sizes)}", "mixture")
+        found.append(sum(view.sizes[name] for name in named) if named else view.size)
+    return found
+
+
 def compile_regime(regime: Regime, epochs: list[int], example_tokens: int | None) -> list[CompiledPhase]:
     """Compile every phase; refusals name the phase's path.
 
@@ -259,9 +300,15 @@ def compile_regime(regime: Regime, epochs: list[int], example_tokens: int | None
     example_tokens : int or None
     """
     compiled = []
+    lengths = [Length(regime, index, epochs[index], example_tokens) for index in range(len(regime.phases))]
+    if len({length.unit for length in lengths}) == 1:
+        steps = [length.steps for length in lengths]
+        whole = None if None in steps else float(sum(s for s in steps if s is not None))
+        for length in lengths:
+            length.run = sum(other.total for other in lengths), whole
     for index, phase in enumerate(regime.phases):
         try:
-            compiled.append(CompiledPhase(regime, index, epochs[index], example_tokens))
+            compiled.append(CompiledPhase(regime, index, lengths[index]))
         except DeclarationError as why:
             raise (why if len(regime.phases) == 1 else why.within(phase.name)) from None
     _check_run_fraction(compiled)

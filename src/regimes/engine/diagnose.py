@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from regimes.core.errors import DeclarationError, UserCodeError
+from regimes.engine.plan import fetch
 
 
 def in_user_code(run: Any, why: Exception, number: int) -> UserCodeError:
@@ -37,6 +38,58 @@ def first_bad_layer(run: Any, live: Any, batch: Any, number: int) -> str | None:
         for handle in handles:
             handle.remove()
     return found[0] if found else None
+
+
+def refuse_scalar(live: Any, units: int, examples: int) -> None:
+    """Refuse a loss that gives fewer units than examples where somebody asks for those of each example."""
+    who = live.selector if live.selector is not None else getattr(live, live.data_slot)
+    number = "one number" if units == 1 else f"{units} numbers"
+    raise DeclarationError(
+        f"gave {number} for {examples} examples, but {who!r} needs the loss of each; return per-example losses", "loss"
+    )
+
+
+def refuse_randomness(run: Any) -> None:
+    """Refuse ``micro_batch="auto"`` where the forward really draws random numbers, whatever module does it.
+
+    Raises
+    ------
+    DeclarationError
+        If a generator has moved after one forward of two examples.
+    """
+    plan, device = run.frame.plans[0].part(0, 2), run.workload.device
+    live = run.phase.substitute(plan.knobs | run.phase.step_knobs.values(run.states["knobs"], run.position))
+    batch = fetch(plan, run.workload.sources["train"], run.view, device, run.streams)
+    before = torch.default_generator.get_state()
+    try:
+        run.rekey(plan.step)
+        with run.buffers.aside():
+            run.forward(live, batch, 0, False)
+        # The forward begins by addressing the generator: one that drew nothing still stands there.
+        after = _generators(device)
+        run.address_forward(0)
+        moved = any(not torch.equal(a, b) for a, b in zip(after, _generators(device)))
+    finally:
+        torch.default_generator.set_state(before)
+    if moved:
+        raise DeclarationError(
+            "got 'auto', but the forward draws random numbers, which are drawn per micro-batch; give a number",
+            "micro_batch",
+        )
+
+
+def _generators(device: torch.device) -> list[Tensor]:
+    states = [torch.default_generator.get_state()]
+    return states + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
+
+
+def check_selection(selector: Any, chosen: Any, values: Tensor) -> None:
+    """Refuse a selection that is not one finite weight >= 0 per unit, some of them above 0."""
+    if not isinstance(chosen, Tensor) or chosen.shape != values.shape:
+        got = tuple(chosen.shape) if isinstance(chosen, Tensor) else type(chosen).__name__
+        raise UserCodeError(f"{selector!r} gave {got} for {len(values)} units; allowed: one weight per unit")
+    if not bool(torch.isfinite(chosen).all()) or bool((chosen < 0).any()) or not bool((chosen > 0).any()):
+        raise UserCodeError(f"{selector!r} gave weights that are negative, not finite or all 0")
 
 
 def refuse_interaction(run: Any) -> None:

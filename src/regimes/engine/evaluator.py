@@ -12,9 +12,9 @@ from torch import Tensor
 
 from regimes.core.errors import NonFinite, UserCodeError
 from regimes.core.kinds import TransformContext
-from regimes.core.unit_losses import UnitLosses
-from regimes.engine import arithmetic
-from regimes.engine.plan import Plan, Units, fetch
+from regimes.core.unit_losses import UnitLosses, Units
+from regimes.engine import arithmetic, diagnose
+from regimes.engine.plan import Plan, fetch
 
 
 class Evaluation(NamedTuple):
@@ -53,6 +53,8 @@ class Evaluator:
         self._batches: list[Any] | None = None
         self._sizes = run.micro_batches(len(plan), live.micro_batch)
         self._buffers = run.buffers.begin()
+        self._selected: list[Tensor] | None = None
+        self._noting = False
 
     # -- what optimizers call ------------------------------------------------------------------------------
 
@@ -87,6 +89,7 @@ class Evaluator:
         keep_units = self.first is None and (self.run.keep_units or not reduce)
         self._buffers.enter(first=self.first is None)
         captured: dict[str, Any] = {}
+        self._noting = grad and final and self.run.micro_norms
         with _captures(self.run.model, capture, captured):
             loss, gradients, units = self._sum(grad, keep_units or not reduce)
         self._buffers.leave(first=self.first is None)
@@ -143,7 +146,8 @@ class Evaluator:
             run, live, start, made = self.run, self.live, 0, []
             for number, size in enumerate(self._sizes):
                 part = self.plan.part(start, start + size)
-                batch = fetch(part, run.workload.sources["train"], run.view, run.workload.device)
+                sources, device = run.workload.sources["train"], run.workload.device
+                batch = fetch(part, sources, run.view, device, run.streams, number)
                 for place, augment in enumerate(live.augment):
                     generator = torch.Generator(device=run.workload.device)
                     generator.manual_seed(run.streams.seed32("augment", place, self.plan.step, number))
@@ -156,22 +160,27 @@ class Evaluator:
     def _sum(self, grad: bool, keep_units: bool) -> tuple[float, tuple[Tensor, ...], Units | None]:
         run, plan = self.run, self.plan
         run.rekey(plan.step)
+        chosen = None if self.live.selector is None else self._selection()
         tree, kept, total, mass, start = arithmetic.Tree(), [], 0.0, 0.0, 0
         for number, batch in enumerate(self.batches()):
             size = self._sizes[number]
             losses = run.forward(self.live, batch, number, grad)
-            weights, own = self._weights(losses, start, size)
+            weights, own = self._weights(losses, start, size, None if chosen is None else chosen[number])
+            if len(losses.values) < size and (keep_units or plan.weights is not None):
+                diagnose.refuse_scalar(self.live, len(losses.values), size)
             value, count = arithmetic.weighted_sum(losses.values, weights, own)
             total, mass = total + value, mass + count
             if self.first is None:
                 self.tokens += (
-                    losses.values.shape[0] if own is None else int(torch.count_nonzero(losses.weights).item())
+                    losses.values.shape[0]
+                    if losses.weights is None
+                    else int(torch.count_nonzero(losses.weights).item())
                 )
             if not math.isfinite(value):
                 raise NonFinite("loss", self._culprits(losses, start), run.first_bad_layer(self.live, batch, number))
             if grad:
                 gradients = run.gradients(losses.values, weights)
-                if run.micro_norms:
+                if self._noting:
                     self._note_micro_norm(gradients, count, size)
                 tree.add(gradients)
             if keep_units:
@@ -192,9 +201,35 @@ class Evaluator:
         micro["norms"].append(arithmetic.norm(gradients) / max(count, 1e-30))
         micro["sizes"].append(float(examples))
 
-    def _weights(self, losses: UnitLosses, start: int, size: int) -> tuple[Tensor | None, Tensor | None]:
+    def _selection(self) -> list[Tensor]:
+        """The selector's weight of every unit, by micro-batch: one scoring pass a step, on the same random streams."""
+        if self._selected is None:
+            run, scored, start = self.run, [], 0
+            for number, batch in enumerate(self.batches()):
+                with run.buffers.aside():
+                    losses = run.forward(self.live, batch, number, False)
+                if len(losses.values) < self._sizes[number]:
+                    diagnose.refuse_scalar(self.live, len(losses.values), self._sizes[number])
+                if not torch.isfinite(losses.values).all():
+                    raise NonFinite("loss", self._culprits(losses, start))
+                if run.flops is not None:
+                    run.flops.charge(run, self.live, batch, False)
+                scored.append((losses, start))
+                start += self._sizes[number]
+            units = self._units(scored)
+            state = run.states["selector"]
+            chosen = self.live.selector.select(state, units)
+            diagnose.check_selection(self.live.selector, chosen, units.values)
+            self._selected = list(chosen.to(units.values.dtype).split([len(losses.values) for losses, _ in scored]))
+        return self._selected
+
+    def _weights(
+        self, losses: UnitLosses, start: int, size: int, chosen: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Return (weights of the numerator, weights of the denominator); None stands for all 1."""
         own = losses.weights
+        if chosen is not None:
+            own = chosen if own is None else own * chosen
         if self.plan.weights is None:
             return own, own
         drawn = torch.from_numpy(self.plan.weights[start : start + size]).to(losses.values)

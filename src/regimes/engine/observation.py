@@ -18,6 +18,7 @@ from regimes.core.kinds import Probe
 from regimes.core.randomness import Streams
 from regimes.core.unit_losses import UnitLosses
 from regimes.engine.plan import Plan, fetch
+from regimes.engine.seam import refuse_sequential
 from regimes.engine.work import formulas
 from regimes.probes.view import Snapshot, View, reseed
 
@@ -144,6 +145,7 @@ class Observer:
 
     def _fixed_batches(self, count: int, size: int) -> list[Any]:
         run = self.run
+        refuse_sequential(run.workload, "probes")
         order = Streams(run.seed).rng("probe", "batches").permutation(run.view.size)
         size = min(size, len(order))
         count = min(count, len(order) // size)

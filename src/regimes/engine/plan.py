@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from regimes.core.errors import DeclarationError, UserCodeError
 from regimes.core.kinds import SourceView
+from regimes.core.randomness import Streams, seeded
 from regimes.core.source import Source
 
 
@@ -86,8 +88,31 @@ def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(array))
 
 
-def fetch(plan: Plan, sources: Mapping[str, Source], view: SourceView, device: torch.device) -> Any:
-    """Return the batch of a plan (or of a part of one), on the device."""
+def fetch(
+    plan: Plan,
+    sources: Mapping[str, Source],
+    view: SourceView,
+    device: torch.device,
+    streams: Streams | None = None,
+    number: int = 0,
+) -> Any:
+    """Return the batch of a plan (or of a part of one), on the device.
+
+    Parameters
+    ----------
+    streams : Streams, optional
+        Where data draws random numbers while it is read (augmentation), the global generators start at the address of
+        the plan's step in them, default at its number, and afterwards are as before.
+    number : int
+        Of the micro-batch.
+    """
+    if not any(source.draws for source in sources.values()):
+        return _fetch(plan, sources, view, device)
+    with seeded(plan.step if streams is None else streams.seed32("fetch", plan.step, number)):
+        return _fetch(plan, sources, view, device)
+
+
+def _fetch(plan: Plan, sources: Mapping[str, Source], view: SourceView, device: torch.device) -> Any:
     names = list(view.sizes)
     try:
         if plan.sources is None:
@@ -129,68 +154,41 @@ def _joined(pieces: list[Any], back: Tensor) -> Any:
     first = pieces[0]
     if isinstance(first, Tensor):
         return torch.cat(pieces).index_select(0, back)
-    if isinstance(first, Mapping):
-        return {name: _joined([piece[name] for piece in pieces], back) for name in first}
-    if isinstance(first, tuple | list):
-        return tuple(_joined([piece[i] for piece in pieces], back) for i in range(len(first)))
-    raise TypeError(f"batches of several sources cannot be joined: {type(first).__name__}")
+    if isinstance(first, list) and all(isinstance(item, str | bytes) for item in first):
+        together = [item for piece in pieces for item in piece]
+        return [together[place] for place in back.tolist()]
+    parts = _parts(first)
+    if parts is None:
+        raise TypeError(f"batches of several sources cannot be joined: they hold {type(first).__name__}")
+    others = [_parts(piece) or {} for piece in pieces]
+    return _with_parts(first, {name: _joined([part[name] for part in others], back) for name in parts})
+
+
+def _parts(batch: Any) -> dict[Any, Any] | None:
+    """The parts of a batch by name or place; None of what has none."""
+    if isinstance(batch, Mapping):
+        return dict(batch)
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        return {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch) if f.init}
+    return dict(enumerate(batch)) if isinstance(batch, tuple | list) else None
+
+
+def _with_parts(batch: Any, parts: dict[Any, Any]) -> Any:
+    """A batch of the same form with these parts."""
+    if isinstance(batch, Mapping):
+        return parts
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        return dataclasses.replace(batch, **parts)
+    if hasattr(batch, "_fields"):
+        return type(batch)(*parts.values())
+    return type(batch)(parts.values())
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
     """Return the batch with every tensor on the device."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
-    if isinstance(batch, Mapping):
-        return {name: to_device(value, device) for name, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(to_device(value, device) for value in batch))
-    if isinstance(batch, tuple | list):
-        return type(batch)(to_device(value, device) for value in batch)
-    return batch
-
-
-@dataclass
-class Units:
-    """Signal ``units``: the unit losses of the first evaluation of a step.
-
-    Parameters
-    ----------
-    values : Tensor, shape (units,)
-        Without graph.
-    weights : Tensor or None
-        The loss's own weights.
-    examples : Tensor, shape (units,)
-        Place in the plan of each unit's example.
-    indices : Tensor, shape (n,)
-        Example numbers of the plan, within their source.
-    sources : Tensor or None
-        Source positions of the plan.
-    """
-
-    values: Tensor
-    weights: Tensor | None
-    examples: Tensor
-    indices: Tensor
-    sources: Tensor | None = None
-    _means: list[Tensor] = field(default_factory=list)
-
-    def per_example(self) -> Tensor:
-        """Mean unit loss of each example of the plan, shape (n,); an example without weight gives 0."""
-        if not self._means:
-            weights = torch.ones_like(self.values) if self.weights is None else self.weights
-            n = len(self.indices)
-            total = self.values.new_zeros(n).index_add_(0, self.examples, self.values * weights)
-            mass = self.values.new_zeros(n).index_add_(0, self.examples, weights.to(self.values.dtype))
-            self._means.append((total / mass.clamp_min(1e-30)).cpu())
-        return self._means[0]
-
-    def of(self, source: int) -> Units:
-        """The units of one source, with its examples renumbered."""
-        assert self.sources is not None
-        places = torch.nonzero(self.sources == source).view(-1)
-        renumber = torch.full((len(self.indices),), -1, dtype=torch.long)
-        renumber[places] = torch.arange(len(places))
-        examples = renumber[self.examples.cpu()]
-        kept = examples >= 0
-        weights = None if self.weights is None else self.weights.cpu()[kept]
-        return Units(self.values.cpu()[kept], weights, examples[kept], self.indices[places])
+    parts = _parts(batch)
+    return (
+        batch if parts is None else _with_parts(batch, {name: to_device(part, device) for name, part in parts.items()})
+    )

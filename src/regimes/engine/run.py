@@ -18,7 +18,7 @@ from regimes.core.regime import Regime
 from regimes.core.unit_losses import UnitLosses
 from regimes.engine import arithmetic, diagnose, seam, trees
 from regimes.engine.buffers import Buffers
-from regimes.engine.compile import CompiledPhase, compile_regime
+from regimes.engine.compile import CompiledPhase, compile_regime, epochs
 from regimes.engine.frames import Frame
 from regimes.engine.step import Record, draw, step
 from regimes.engine.validate import Validation
@@ -58,8 +58,7 @@ class Run:
     ) -> None:
         self.workload, self.regime, self.seed, self.give_up = workload, regime, seed, give_up
         self.view = workload.view("train")
-        epochs = [self._epoch_of(phase) for phase in regime.phases]
-        self.phases = compile_regime(regime, epochs, workload.example_tokens())
+        self.phases = compile_regime(regime, epochs(regime, self.view), workload.example_tokens())
         lengths = [phase.length for phase in self.phases]
         self._totals: list[float] | None = None
         if len({length.unit for length in lengths}) == 1:
@@ -75,20 +74,8 @@ class Run:
         self.states: dict[str, Any] = {}
         self.finished = False
         self.seams: list[dict[str, Any]] = []
-        self._enter(first=True)
+        self.enter(first=True)
         seam.check_later_phases(self)
-
-    def _epoch_of(self, phase: Any) -> int:
-        named = [name for name, _ in getattr(phase.mixture, "sources", ())] if phase.mixture is not None else []
-        missing = [name for name in named if name not in self.view.sizes]
-        if missing:
-            from regimes.core.errors import nearest
-
-            raise DeclarationError(
-                f"the workload has no source '{missing[0]}'; {nearest(missing[0], self.view.sizes)}",
-                "mixture",
-            )
-        return sum(self.view.sizes[name] for name in named) if named else self.view.size
 
     # -- phases --------------------------------------------------------------------------------------------
 
@@ -100,7 +87,7 @@ class Run:
     def _address(self) -> tuple[str | int, ...]:
         return (*self.frame.prefix, self.phase.name)
 
-    def _enter(self, first: bool) -> None:
+    def enter(self, first: bool = False) -> None:
         """Enter the frame's phase: transforms, states, groups, the first plans."""
         phase, old = self.phase, self.states
         self.streams = Streams(self.seed, *self._address())
@@ -116,10 +103,11 @@ class Run:
                 )
             self.seams.append({"phase": phase.name, "step": self.frame.step, **said})
         if first or "cursor" not in carry:
-            slot = phase.declaration.data_slot
-            self.frame.cursor = phase.slots[slot].start(self.view, self.streams.prefix)
+            self.frame.cursor = seam.fresh_cursor(self, phase, self.streams.prefix)
         self._locate()
         self._fill_queue()
+        if phase.declaration.micro_batch == "auto":
+            diagnose.refuse_randomness(self)
 
     def _settle_phase(self) -> None:
         """Derive what the phase's declaration and the model alone determine."""
@@ -141,7 +129,10 @@ class Run:
 
     def _fill_queue(self) -> None:
         while len(self.frame.plans) < self.phase.declaration.lag + 1:
-            self.frame.plans.append(draw(self))
+            try:
+                self.frame.plans.append(draw(self))
+            except DeclarationError as why:
+                raise why.within(self.phase.declaration.data_slot) from None
 
     def settle(self) -> None:
         """After a step: end the phase or draw the next plan; give up after too many skipped steps."""
@@ -160,7 +151,7 @@ class Run:
                 self._write(self.judged_weights()[0] or {})
             frame.next_phase()
             self.work.before_phase = self.work.spent
-            self._enter(first=False)
+            self.enter(first=False)
         else:
             frame.plans, self.finished = [], True
 
@@ -191,11 +182,15 @@ class Run:
         """Address the forwards of one step."""
         self._step_number = step_number
 
-    def forward(self, live: Any, batch: Any, number: int, grad: bool) -> UnitLosses:
-        """One forward of one micro-batch: seeded, in the declared precision."""
+    def address_forward(self, number: int) -> None:
+        """Set the global generators to the start of one micro-batch's forward."""
         torch.default_generator.manual_seed(self.streams.seed32("forward", self._step_number, number))
         if self.workload.device.type == "cuda":
             torch.cuda.manual_seed(self.streams.seed32("forward-device", self._step_number, number))
+
+    def forward(self, live: Any, batch: Any, number: int, grad: bool) -> UnitLosses:
+        """One forward of one micro-batch: seeded, in the declared precision."""
+        self.address_forward(number)
         loss = live.loss if live.loss is not None else self.loss
         try:
             if grad and not self._autocast:

@@ -65,12 +65,24 @@ def transform_model(run: Any, phase: Any) -> dict[str, TransformResult]:
 def _batches(run: Any, place: int) -> Iterator[Any]:
     """Batches of training data for transforms that look at data: uniform, addressed."""
     number = 0
+    refuse_sequential(run.workload, f"on_entry.{place}")
     while True:
         size = min(run.view.size, 64)
         indices = run.streams.rng("on_entry", place, number).permutation(run.view.size)[:size]
         plan = Plan(number, indices, None, None, {}, {}, {})
         yield fetch(plan, run.workload.sources["train"], run.view, run.workload.device)
         number += 1
+
+
+def refuse_sequential(workload: Any, key: str) -> None:
+    """Refuse a look at examples of one's own where the data can only be read on."""
+    for name, source in workload.sources["train"].items():
+        if not source.random_access:
+            raise DeclarationError(
+                f"looks at examples of its own, but the data '{name}' is read in its own order only; allowed: map-style "
+                "data",
+                key,
+            )
 
 
 def _check_map(result: TransformResult, model: nn.Module, key: str) -> None:
@@ -105,6 +117,41 @@ def check_later_phases(run: Any) -> None:
             phase.declaration.optimizer.init(parameters)
         except DeclarationError as why:
             raise why.within(f"{phase.name}.optimizer") from None
+        _check_data(run, phase)
+
+
+def _check_data(run: Any, phase: Any) -> None:
+    slot = phase.declaration.data_slot
+    try:
+        try:
+            phase.slots[slot].init(run.view)
+        except DeclarationError as why:
+            raise why.within(slot) from None
+        fresh_cursor(run, phase, (phase.name,))
+        before = run.phases[phase.index - 1]
+        if "cursor" in phase.declaration.carry:
+            old, new = before.slots[before.declaration.data_slot], phase.slots[slot]
+            if _form(old) != _form(new):
+                raise DeclarationError(
+                    f"got 'cursor', but {new!r} cannot go on where {old!r} stopped: only the same sampler can", "carry"
+                )
+    except DeclarationError as why:
+        raise why.within(phase.name) from None
+
+
+def _form(component: Any) -> tuple[Any, ...]:
+    """What decides the form of a cursor: classes of the component and its parts, and the sources it names."""
+    named = tuple(name for name, _ in getattr(component, "sources", ()))
+    return type(component), named, tuple(_form(part) for _, part in component.parts())
+
+
+def fresh_cursor(run: Any, phase: Any, prefix: tuple[str | int, ...]) -> dict[str, Any]:
+    """Return the cursor at the beginning of the phase's data."""
+    slot = phase.declaration.data_slot
+    try:
+        return phase.slots[slot].start(run.view, prefix)
+    except DeclarationError as why:
+        raise why.within(slot) from None
 
 
 def fresh_states(run: Any, phase: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from regimes.core.duration import Duration
-from regimes.core.errors import DeclarationError
+from regimes.core.errors import DeclarationError, nearest
 from regimes.engine import arithmetic
 from regimes.engine.metrics import Meter
 from regimes.engine.plan import Plan, fetch
@@ -37,11 +37,28 @@ class Validation:
             needed = [need for need in phase.needs if need.startswith("val:")]
             if needed and not self.present:
                 raise DeclarationError(f"'{needed[0]}' is needed, but the workload has no val data", "val")
+            for need in needed:
+                self._refuse_unknown(need)
             if needed and phase.declaration.evaluate is None:
                 raise DeclarationError(
                     f"'{needed[0]}' is needed: say how often, for example evaluate='5%'",
                     f"{phase.name}.evaluate",
                 )
+
+    def _refuse_unknown(self, need: str) -> None:
+        """Refuse a need that names a metric or a source which validation does not give."""
+        workload = self.run.workload
+        *source, metric = need.split(":")[1:]
+        metrics, sources = ["loss", *workload.metrics], list(workload.sources["val"])
+        if metric not in metrics:
+            raise DeclarationError(
+                f"'{need}' is needed, but there is no metric '{metric}'; {nearest(metric, metrics)}", "val"
+            )
+        if len(source) > 1 or (source and (source[0] not in sources or len(sources) == 1)):
+            several = f"sources of val: {', '.join(sources)}" if len(sources) > 1 else "val has one source"
+            raise DeclarationError(
+                f"'{need}' is needed, but {several}; write val:<source>:<metric>, or val:<metric>", "val"
+            )
 
     def due(self, needed: bool, samples: int, tokens: int) -> dict[str, Any]:
         """Return the validation signals that are due in a step of so many samples and tokens.

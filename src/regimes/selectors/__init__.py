@@ -1,3 +1,5 @@
 """Selectors: which units of a scored batch are trained on, and with what weight."""
 
-__all__: list[str] = []
+from regimes.selectors.high_loss import HighLoss
+
+__all__ = ["HighLoss"]

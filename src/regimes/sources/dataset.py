@@ -48,6 +48,7 @@ class DatasetSource(Source):
 
     def __init__(self, dataset: Any, collate_fn: Callable[[list[Any]], Any] | None = None) -> None:
         self.dataset, self.collate_fn = dataset, collate_fn or default_collate
+        self.draws = not isinstance(dataset, list | tuple | TensorDataset)
         if not len(dataset):
             raise DeclarationError(f"got {show(dataset)}, which has no example", "train")
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import inspect
-import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from regimes.core.randomness import seeded
 
 #: Examples that are looked at.
 BOUND = 32
@@ -32,7 +32,7 @@ def fingerprint(data: Any, length: int, examples: Iterable[Any]) -> str:
     while data is not None:  # a Subset of a Dataset of ...
         digest.update(source_of(type(data)).encode())
         data = getattr(data, "dataset", None)
-    with same_randomness():
+    with seeded(0):
         for example in examples:
             _add(digest, example)
     return digest.hexdigest()[:16]
@@ -44,21 +44,6 @@ def source_of(cls: type) -> str:
         return inspect.getsource(cls)
     except (OSError, TypeError):
         return f"{cls.__module__}:{cls.__qualname__}"
-
-
-@contextlib.contextmanager
-def same_randomness() -> Iterator[None]:
-    """Inside, examples that are augmented at random come out the same each time; afterwards all is as before."""
-    python, numpy, ours = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        random.seed(0)
-        np.random.seed(0)
-        torch.manual_seed(0)
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(ours)
 
 
 def _add(digest: Any, value: Any) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from torch.utils.data import default_collate
 
 from regimes.core.errors import DeclarationError, UserCodeError, show
+from regimes.core.randomness import seeded
 from regimes.core.source import Source
 from regimes.sources.fingerprint import BOUND, fingerprint
 
@@ -47,6 +48,9 @@ class IterableSource(Source):
     >>> source.promise
     'replay: what was read is read again and skipped; exact if every iter() gives the same examples in the same order'
     """
+
+    draws = True
+    random_access = False
 
     def __init__(
         self, data: Any, length: int | None = None, collate_fn: Callable[[list[Any]], Any] | None = None
@@ -92,9 +96,15 @@ class IterableSource(Source):
             )
         if self._reading is None or start < self._place:
             self._begin(self._fresh, 0)
-        while self._place < start:
-            self._next()
+        self._skip_to(start)
         return self.collate_fn([self._next() for _ in range(len(places))])
+
+    def _skip_to(self, place: int) -> None:
+        """Throw away what was read before; what the examples after it draw does not depend on that."""
+        if self._place < place:
+            with seeded(self._place):
+                while self._place < place:
+                    self._next()
 
     def _begin(self, state: Any, place: int) -> None:
         if self._stateful:

@@ -72,7 +72,7 @@ def design_of(workload: Workload, arms: Mapping[str, Regime], settings: Mapping[
 
     given = {"better": None, "baseline": None, "equal": None, "trials": 0, "tune": {}, **settings}
     names = ("baseline", "metric", "better", "margin", "seeds", "tune", "trials", "equal", "level")
-    return compare._checked(workload, dict(arms), *(given[name] for name in names))
+    return compare.design_of(workload, dict(arms), *(given[name] for name in names))
 
 
 def _phases(regime: Regime) -> str:

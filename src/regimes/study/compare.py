@@ -10,7 +10,7 @@ from typing import Any
 
 from regimes.core.errors import DeclarationError, RegimesError, nearest, show
 from regimes.core.regime import Regime
-from regimes.engine.compile import compile_regime
+from regimes.engine.compile import compile_regime, epochs
 from regimes.engine.run import Run
 from regimes.engine.workload import Workload
 from regimes.study import statistics
@@ -92,7 +92,7 @@ def compare(
         fits nothing.
     """
     arms = dict(arms)
-    design = _checked(workload, arms, baseline, metric, better, margin, seeds, tune or {}, trials, equal, level)
+    design = design_of(workload, arms, baseline, metric, better, margin, seeds, tune or {}, trials, equal, level)
     folder = Path(out) if out is not None else Path("runs") / name
     live = Live(design, name, progress)
     pool = Pool(workload, folder / "runs", workers, validate, make)
@@ -132,7 +132,7 @@ class Design:
         return "val/" + self.metric.split("/", 1)[1]
 
 
-def _checked(
+def design_of(
     workload: Workload,
     arms: dict[str, Regime],
     baseline: str | None,
@@ -145,6 +145,13 @@ def _checked(
     equal: str | None,
     level: float,
 ) -> Design:
+    """Check what a comparison asks, and return it; the parameters are those of `compare`.
+
+    Raises
+    ------
+    DeclarationError
+        Naming the key, before anything is spent.
+    """
     if len(arms) < 2:
         raise DeclarationError(f"got {len(arms)}; allowed: at least two arms to compare", "arms")
     first = baseline if baseline is not None else next(iter(arms))
@@ -216,7 +223,8 @@ def _equal_budgets(workload: Workload, arms: dict[str, Regime], baseline: str, e
     totals: dict[str, dict[str, float | None]] = {}
     for arm, regime in arms.items():
         lengths = [
-            phase.length for phase in compile_regime(regime, _epochs(workload, regime), workload.example_tokens())
+            phase.length
+            for phase in compile_regime(regime, epochs(regime, workload.view("train")), workload.example_tokens())
         ]
         totals[arm] = {}
         for unit in ("steps", "samples", "tokens", "flops"):
@@ -244,15 +252,6 @@ def _equal_budgets(workload: Workload, arms: dict[str, Regime], baseline: str, e
             )
     assert want is not None
     return equal, f"{want:g} {equal}" if want < 1000 else f"{want:,.0f} {equal}"
-
-
-def _epochs(workload: Workload, regime: Regime) -> list[int]:
-    view = workload.view("train")
-    out = []
-    for phase in regime.phases:
-        named = [n for n, _ in getattr(phase.mixture, "sources", ())] if phase.mixture is not None else []
-        out.append(sum(view.sizes[n] for n in named if n in view.sizes) if named else view.size)
-    return out
 
 
 def _in_unit(length: Any, unit: str) -> float | None:

@@ -112,7 +112,7 @@ def _next_phase(run: Run) -> None:
     run.work.before_phase = run.work.spent
     name = run.phase.name
     try:
-        run._enter(first=False)
+        run.enter()
     except DeclarationError as why:
         raise (why if why.key.startswith(f"{name}.") else why.within(name)) from None
 

@@ -38,12 +38,12 @@ def _and(names: list[str]) -> str:
 
 
 def one_seed_sentence(facts: dict[str, Any]) -> str | None:
-    """Return what each arm's one-seed comparisons would have said."""
+    """Return how often each arm would have won, had it been judged by one seed."""
     n = len(facts["seeds"])
     said = [
-        f"{arm['name']} 'wins' {arm['comparison']['one_seed_wins']} times in {n}"
+        f"{arm['name']} wins {arm['comparison']['one_seed_wins']} times in {n}"
         for arm in facts["arms"]
-        if arm["comparison"] and arm["comparison"]["verdict"] in ("same", "undecided")
+        if arm["comparison"]
     ]
     return f"Judged by one seed, {_and(said)}." if said else None
 

@@ -17,7 +17,7 @@ from regimes.core import display
 from regimes.core.errors import RegimesError
 from regimes.core.paths import expand, get, walk
 from regimes.core.regime import Regime
-from regimes.engine.compile import compile_regime
+from regimes.engine.compile import compile_regime, epochs
 from regimes.engine.folder import write_json
 from regimes.study import statistics
 from regimes.study.choice import choose
@@ -367,11 +367,10 @@ def _tuned_values(design: Any, regime: Regime) -> dict[str, float]:
 
 def _schedules(regime: Regime, workload: Any) -> list[dict[str, Any]]:
     from regimes.core.progress import Progress
-    from regimes.study.compare import _epochs
 
     fractions = [i / 100 for i in range(101)]
     found = []
-    for phase in compile_regime(regime, _epochs(workload, regime), workload.example_tokens()):
+    for phase in compile_regime(regime, epochs(regime, workload.view("train")), workload.example_tokens()):
         lead = f"{phase.name}." if len(regime.phases) > 1 else ""
         for path, function in phase.functions.items():
             values = [function(Progress(fraction=f, run_fraction=f)) for f in fractions]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,7 @@ _WORKLOAD: Workload | None = None
 
 def _start_worker(packed: bytes, counter: Any, workers: int) -> None:
     global _WORKLOAD
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with counter.get_lock():
         place, counter.value = counter.value, counter.value + 1
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -127,6 +130,17 @@ def _start_worker(packed: bytes, counter: Any, workers: int) -> None:
     _WORKLOAD = make(*arguments)
     if torch.cuda.is_available() and torch.cuda.device_count() > 1:
         _WORKLOAD.device = torch.device("cuda", place % torch.cuda.device_count())
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the study's process, and end at once: a killed parent cannot tell its workers to stop.
+
+    What was running is as after a kill: the next call goes on from its last checkpoint.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def _execute_in_worker(task: Task, store: Path, validate: str | None) -> Outcome:

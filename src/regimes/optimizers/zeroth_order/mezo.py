@@ -51,6 +51,7 @@ class MeZO(Optimizer):
     weight_decay: Knob = knob(0.0, low=0)
 
     single_evaluation = False
+    uses_gradients = False
     exempt = {"leaves a skipped step untouched": "no copy is kept: weights return to rounding, as the card says"}
     card = Card(
         title="Zeroth-order fine-tuning with two forwards",

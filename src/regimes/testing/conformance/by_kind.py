@@ -11,7 +11,7 @@ import torch
 
 from regimes.core.kinds import Draw, DrawContext, TransformContext
 from regimes.core.progress import Progress
-from regimes.core.unit_losses import UnitLosses
+from regimes.core.unit_losses import UnitLosses, Units
 from regimes.engine import trees
 from regimes.engine.plan import Plan, fetch
 from regimes.engine.run import Run
@@ -228,8 +228,9 @@ def selects_with_a_weight_per_unit(stand: Stand) -> None:
     """One finite, non-negative weight per unit, not all zero, the same again; the state is only read."""
     run = _begun(stand)
     before = trees.clone(stand.state(run))
-    losses, examples = torch.linspace(0.1, 3.0, 12), torch.arange(12)
-    first, again = (stand.live(run).select(stand.state(run), losses, examples) for _ in range(2))
+    places = torch.arange(12)
+    units = Units(torch.linspace(0.1, 3.0, 12), None, places, places)
+    first, again = (stand.live(run).select(stand.state(run), units) for _ in range(2))
     _unchanged(stand, run, before, "selecting")
     demand(tuple(first.shape) == (12,) and torch.isfinite(first).all(), f"12 units get the weights {first.tolist()}")
     demand((first >= 0).all() and (first > 0).any(), f"12 units get the weights {first.tolist()}")

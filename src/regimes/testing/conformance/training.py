@@ -109,18 +109,18 @@ class _seam:
         self._kept: dict[str, Any] = {}
 
     def __enter__(self) -> dict[str, Any]:
-        enter = self._run._enter
+        enter = self._run.enter
 
         def keep(first: bool) -> None:
             slot = self._run.phases[-1].declaration.carry[1]
             self._kept["state"] = trees.clone(self._run.states[slot])
             enter(first)
 
-        self._run._enter = keep  # type: ignore[method-assign]
+        self._run.enter = keep  # type: ignore[method-assign, assignment]
         return self._kept
 
     def __exit__(self, *_: object) -> None:
-        del self._run._enter
+        del self._run.enter
 
 
 @rule("keeps nothing on itself", *_ALL)
