@@ -10,9 +10,9 @@ def sentence(facts: dict[str, Any]) -> str:
     found = {arm["name"]: arm["comparison"] for arm in facts["arms"] if arm["comparison"]}
     words = []
     for verdict in ("better", "worse"):
-        sized = [_sized(name, c, facts) for name, c in found.items() if c["verdict"] == verdict]
-        if sized:
-            words.append(f"{_listed(sized, verdict)} {facts['metric']} at equal {facts['equal']}")
+        those = {name: c for name, c in found.items() if c["verdict"] == verdict}
+        if those:
+            words.append(f"{_by_how_much(those, verdict, facts['baseline'])} in {facts['metric']} at equal {facts['equal']}")
     for verdict, word in (("same", "the same"), ("undecided", "undecided")):
         names = [name for name, c in found.items() if c["verdict"] == verdict]
         if names:
@@ -23,14 +23,16 @@ def sentence(facts: dict[str, Any]) -> str:
     return "; ".join(words) + "."
 
 
-def _sized(name: str, found: dict[str, Any], facts: dict[str, Any]) -> str:
-    low, high = sorted((abs(found["low"]), abs(found["high"])))
-    size = f"by {abs(found['difference']):.3g} [{low:.3g}, {high:.3g}]"
-    return f"{name} is {found['verdict']} than {facts['baseline']} {size}"
-
-
-def _listed(sized: list[str], verdict: str) -> str:
-    return " and ".join([sized[0], *(text.replace(f" is {verdict} than ", f" {verdict} than ") for text in sized[1:])])
+def _by_how_much(those: dict[str, Any], verdict: str, baseline: str) -> str:
+    """Say of one arm, or of several at once, by how much it is better or worse."""
+    sizes = {}
+    for name, found in those.items():
+        low, high = sorted((abs(found["low"]), abs(found["high"])))
+        sizes[name] = f"{abs(found['difference']):.3g} [{low:.3g}, {high:.3g}]"
+    if len(sizes) == 1:
+        ((name, size),) = sizes.items()
+        return f"{name} is {verdict} than {baseline} by {size}"
+    return f"{_and([f'{name} (by {size})' for name, size in sizes.items()])} are {verdict} than {baseline}"
 
 
 def _and(names: list[str]) -> str:
