@@ -45,7 +45,7 @@ def test_lower_layers_never_import_upper_ones():
 def test_core_and_engine_name_no_method():
     import regimes  # noqa: F401 (registers everything)
 
-    plain = {"Phase", "Regime", "Pair", "Then", "Clip", "Sampled", "times", "between"}
+    plain = {"Phase", "Regime", "Pair", "Then", "Clip", "Sampled", "Window", "times", "between"}
     # Words that name a role in contracts as well as a component.
     methods = sorted(cls.__name__ for cls in REGISTRY.classes() if cls.__name__ not in plain)
     pattern = re.compile(rf"\b({'|'.join(methods)})\(")

@@ -164,16 +164,37 @@ def test_refusals(rates, values, better, sentence):
 
 def test_how_far_a_trial_exploded_does_not_matter():
     values = np.array([0.9, 0.5, 0.0, 7.0])  # ten times the median, 0.7
-    for worse in (7.001, 1e3, 1e30):
+    for worse in (7.001, 70.0, 899.0):
         assert selection_sd([*values[:3], worse]) == pytest.approx(selection_sd(values), rel=1e-2)
     assert selection_sd([*values[:3], 6.0]) < 0.95 * selection_sd(values)
 
 
+@pytest.mark.parametrize("rates", [[0.0, 1.0, 2.0, 3.0], [2.0, 1.0, 0.0, 3.0]])
+@pytest.mark.parametrize("exploded", [[901.0], [30.0, 3e4 + 1], [1e8, 1e13]])
+def test_an_exploded_trial_counts_as_diverged(rates, exploded):
+    """Whether it ended in 1e13 or in NaN: the third trial from 1000 times 0.03, the fourth from 1000 times the third."""
+    sane = [0.9, 0.0, 0.5] if len(exploded) == 1 else [0.03, 0.0]
+    gone = [math.nan if e > 1000 * max(sane) else e for e in exploded]
+    gone[-1] = math.nan
+    finals = [0.0, 0.01, -0.01, 0.02]
+    assert selection_sd([*sane, *exploded]) == selection_sd([*sane, *gone])
+    assert fit_and_refine(rates, [*sane, *exploded], finals=finals) == fit_and_refine(
+        rates, [*sane, *gone], finals=finals
+    )
+
+
+def test_a_trial_just_short_of_exploding_is_fitted():
+    """A thousand times the next better one's excess is still a trial."""
+    rates, finals = [0.0, 1.0, 2.0, 3.0], [0.0, 0.01, -0.01, 0.02]
+    values = [0.5, 0.0, 0.9, 900.0]
+    assert fit_and_refine(rates, values, finals=finals) != fit_and_refine(rates, [*values[:3], math.nan], finals=finals)
+
+
 def test_parabolas_are_stable_where_a_weight_is_tiny():
     """Three trials of which one weighs 1e-16 of the others: the parabola still goes through all three."""
-    x, y = [0.0, 1.0, 2.0], [1e-8, 0.0, 1.0]
-    c0, c1, c2 = fit_and_refine(x, y).curve
-    assert [c0 + c1 * v + c2 * v * v for v in x] == pytest.approx(y, abs=1e-7)
+    x, y = np.array([0.0, 1.0, 2.0]), np.array([[1e-8, 0.0, 1.0]])
+    ((c0, c1, c2),) = tuning_noise._parabolas(x, y, np.array([[0.5, 1.0, 1e-16]]))
+    assert [c0 + c1 * v + c2 * v * v for v in x] == pytest.approx(y[0], abs=1e-7)
 
 
 def test_selection_sd_refuses_what_never_ended_in_a_number():

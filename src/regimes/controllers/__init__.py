@@ -2,5 +2,6 @@
 
 from regimes.controllers.noise_scale_growth import NoiseScaleGrowth
 from regimes.controllers.plateau import Plateau
+from regimes.controllers.range_test import RangeTest
 
-__all__ = ["NoiseScaleGrowth", "Plateau"]
+__all__ = ["NoiseScaleGrowth", "Plateau", "RangeTest"]

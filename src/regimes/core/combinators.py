@@ -248,3 +248,55 @@ class Sampled(_Holder):
     def alias(self, segment: str) -> str | None:
         """`peak` is that of the schedule inside."""
         return "schedule" if segment == "peak" else None
+
+
+@register
+class Window(_Holder):
+    r"""A schedule that runs its whole course within a window of the stretch, held before and after it.
+
+    With b the place of `start` and w the share of `length`
+
+    .. math:: s(x) = \text{schedule}(\min(\max((x - b) / w, 0), 1))
+
+    Parameters
+    ----------
+    schedule : Schedule
+        Sees the window as a whole: its percentages are of the window. Other Durations keep their length.
+    start : Duration
+        Where the window begins, counted from the beginning of the stretch.
+    length : Duration
+
+    Raises
+    ------
+    DeclarationError
+        If `length` is nothing, or a Duration cannot be converted to the budget's unit.
+
+    Examples
+    --------
+    >>> from regimes.schedules import Linear
+    >>> s = Window(Linear(1.0, 0.0), start="50%", length="25%")
+    >>> [s(f) for f in (0.0, 0.5, 0.625, 0.75, 1.0)]
+    [1.0, 1.0, 0.5, 0.0, 0.0]
+    """
+
+    schedule: Schedule = fixed()
+    start: Duration = fixed()
+    length: Duration = fixed()
+
+    card = Card(
+        title="A schedule within a window",
+        axes=("rates",),
+        source="folklore",
+        when="Something is to be tried, or to happen, in a part of a phase.",
+    )
+
+    def shape(self, span: Span) -> Callable[[float], float]:
+        """Place the window, and the inner schedule in it."""
+        length = self.share_of(span, "length")
+        begin = span.place(self.start) if self.start.value else 0.0
+        inner = self.held("schedule", span.part(begin, begin + length))
+        return lambda x: inner(min(max((x - begin) / length, 0.0), 1.0))
+
+    def alias(self, segment: str) -> str | None:
+        """`peak` is that of the schedule inside."""
+        return "schedule" if segment == "peak" else None

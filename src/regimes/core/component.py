@@ -17,6 +17,9 @@ from regimes.core import fields
 from regimes.core.errors import DeclarationError, nearest
 from regimes.core.fields import MISSING, UNSET, Spec
 
+if TYPE_CHECKING:
+    from regimes.core.trial import Trial, TrialEnd
+
 
 def knob(
     default: Any = MISSING,
@@ -217,6 +220,32 @@ class Stateful(Component):
             state[name] = part.observe(state[name], signals, at)
         return state
 
+    def propose(self, state: dict[str, Any], at: Any) -> Trial | None:
+        """Return a trial to be made before the step at `at`, or None; the default asks parts, in order.
+
+        It is asked again after every trial, and then before every step; what it answers depends on state and position
+        alone. Inside a trial nobody is asked.
+        """
+        for name, part in self.parts():
+            trial = part.propose(state[name], at)
+            if trial is not None:
+                return trial.within(name)
+        return None
+
+    def absorb(self, state: dict[str, Any], end: TrialEnd) -> dict[str, Any]:
+        """Take in what came of the trial that was proposed; the default forwards to the part that did.
+
+        Parameters
+        ----------
+        state : dict
+            This component's own state, as it was when the trial was proposed.
+        end : TrialEnd
+            What came of it.
+        """
+        name = end.owner[0]
+        state[name] = dict(self.parts())[name].absorb(state[name], end.inside())
+        return state
+
     def all_needs(self) -> frozenset[str]:
         """Signals needed by this component and its parts."""
         return frozenset(self.needs).union(*(part.all_needs() for _, part in self.parts()))
@@ -227,6 +256,15 @@ def observes(component: Stateful) -> bool:
     if type(component).observe is not Stateful.observe:
         return True
     return any(observes(part) for _, part in component.parts())
+
+
+def proposes(component: Stateful) -> bool:
+    """Whether `propose` can ever answer: overridden here or in a part."""
+    if type(component).propose is not Stateful.propose:
+        return True
+    # A rate's controller is asked by its knob path, not through the rule that reads it.
+    inner = [part for _, part in component.parts() if component.kind == "controller" or part.kind != "controller"]
+    return any(proposes(part) for part in inner)
 
 
 def round_half_up(value: float) -> int:

@@ -88,7 +88,7 @@ def _step(node: Any, segment: str) -> Any:
     raise DeclarationError(f"nothing is called '{segment}' here; {nearest(segment, options)}", segment)
 
 
-def edit(root: Any, edits: Mapping[str, Any]) -> Any:
+def edit(root: Any, edits: Mapping[str, Any], flatten: bool = False) -> Any:
     """Return a validated copy of `root` with values replaced.
 
     Parameters
@@ -98,6 +98,8 @@ def edit(root: Any, edits: Mapping[str, Any]) -> Any:
     edits : mapping of str to value
         Keys are exact paths, patterns with ``*``, or endings that fit one path only. A string is read as
         notation where a component or number is expected.
+    flatten : bool
+        Whether a number may replace a whole schedule or controller; a person who writes that means its peak.
 
     Raises
     ------
@@ -106,7 +108,7 @@ def edit(root: Any, edits: Mapping[str, Any]) -> Any:
     """
     for key, value in edits.items():
         for path in expand(root, key):
-            root = put(root, path.split("."), value)
+            root = put(root, path.split("."), value, flatten)
     return root
 
 
@@ -160,38 +162,39 @@ def _can_hold(root: Any, path: str) -> bool:
     return isinstance(parent, Component) and parent.open_field is not None
 
 
-def put(node: Any, segments: list[str], value: Any) -> Any:
+def put(node: Any, segments: list[str], value: Any, flatten: bool = False) -> Any:
     """Return `node` with what stands at `segments` replaced, every holder validated again."""
     if not segments:
-        _refuse_flattening(node, value)
+        if not flatten:
+            _refuse_flattening(node, value)
         return value
     head, rest = segments[0], segments[1:]
     if isinstance(node, int | float) and segments == ["peak"]:
         return value
     if isinstance(node, tuple):
-        return _put_in_tuple(node, head, rest, value)
+        return _put_in_tuple(node, head, rest, value, flatten)
     if not isinstance(node, Component):
         raise DeclarationError(f"nothing is called '{head}' here", head)
     if not _has(node, head):
         alias = getattr(node, "alias", lambda _: None)(head)
         if alias is not None:
-            return put(node, [alias, *segments], value)
+            return put(node, [alias, *segments], value, flatten)
     try:
         child = node.child(head)
     except KeyError:
         child = None
     try:
-        inner = put(child, rest, value)
+        inner = put(child, rest, value, flatten)
     except DeclarationError as why:
         raise why.within(head) from None
     return node.replace(head, inner)
 
 
-def _put_in_tuple(node: tuple[Any, ...], head: str, rest: list[str], value: Any) -> tuple[Any, ...]:
+def _put_in_tuple(node: tuple[Any, ...], head: str, rest: list[str], value: Any, flatten: bool) -> tuple[Any, ...]:
     if not head.isdigit() or int(head) >= len(node):
         raise DeclarationError(f"there is no member '{head}' among {len(node)}", head)
     try:
-        inner = put(node[int(head)], rest, value)
+        inner = put(node[int(head)], rest, value, flatten)
     except DeclarationError as why:
         raise why.within(head) from None
     return (*node[: int(head)], inner, *node[int(head) + 1 :])

@@ -101,7 +101,7 @@ class Session:
         while not run.finished:
             self.observer.before()
             record = run.step()
-            if self.observer.probes:
+            if self.observer.probes and "trial" not in record.signals:
                 observed = self.observer.after()
                 record = record._replace(signals=record.signals | observed) if observed else record
             if self.writer is not None:
@@ -121,7 +121,8 @@ class Session:
         place = run.frame.phase
         if place not in self._every:
             self._every[place] = run.phase.length.amount(self.checkpoint)
-        return place, int(run.consumed / self._every[place] + 1e-9)
+        # What trials have used up counts: a kill inside a long one loses no more than any other.
+        return place, int((run.consumed + run.frame.tried) / self._every[place] + 1e-9)
 
     def _save(self) -> None:
         if self.folder is not None and self.writer is not None:
@@ -173,7 +174,8 @@ def final_metrics(run: Run, last: Record | None) -> dict[str, float]:
 
     The last record holds the validation of the run's end already, unless it was skipped or read from elsewhere.
     """
-    found = {} if last is None else {n: v for n, v in last.signals.items() if n.startswith("val/")}
+    known = last is not None and "trial" not in last.signals
+    found = {n: v for n, v in last.signals.items() if n.startswith("val/")} if last is not None and known else {}
     for split in ("val", "test"):
         if split in run.workload.sources and f"{split}/loss" not in found:
             found |= run.validation.measure(split)

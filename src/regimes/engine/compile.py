@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from regimes.core import paths, signals
-from regimes.core.component import Component, Stateful, observes, round_half_up
+from regimes.core.component import Component, Stateful, observes, proposes, round_half_up
 from regimes.core.duration import Duration
 from regimes.core.errors import DeclarationError, nearest, show
 from regimes.core.fields import Spec
@@ -115,6 +115,8 @@ class CompiledPhase:
             _Knobs(self, data),
             _Knobs(self, [p for p in self.specs if p not in data]),
         )
+        self.proposing = [name for name, part in self.parts() if proposes(part)]
+        self.proposing += [f"knobs.{path}" for path, controller in self.controllers.items() if proposes(controller)]
         self.watching = [_place(name) for name, part in self.parts() if name != "average" and observes(part)]
         self.needs = frozenset(signals.check(name) for name in self._needs())
         self._refuse_idle()

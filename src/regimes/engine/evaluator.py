@@ -213,7 +213,7 @@ class Evaluator:
                 if not torch.isfinite(losses.values).all():
                     raise NonFinite("loss", self._culprits(losses, start))
                 if run.flops is not None:
-                    run.flops.charge(run, self.live, batch, False)
+                    run.flops.charge(run, self.live, batch, False, scoring=True)
                 scored.append((losses, start))
                 start += self._sizes[number]
             units = self._units(scored)

@@ -102,7 +102,7 @@ class Folder:
         ResumeError
             If it cannot be written (disk full, say); earlier checkpoints are still there.
         """
-        name = f"step-{run.frame.step:010d}"
+        name = f"step-{run.work.steps:010d}"
         try:
             path = checkpoint.write(self.checkpoints, name, {"run": run.tree(), "records_bytes": records_bytes})
         except OSError as why:

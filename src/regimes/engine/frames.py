@@ -33,6 +33,10 @@ class Frame:
     skipped_in_a_row: int = 0
     cursor: dict[str, Any] = field(default_factory=dict)
     plans: list[Plan] = field(default_factory=list)
+    #: What inner frames have used up of this one's budget's unit, for the cadence of checkpoints.
+    tried: float = 0.0
+    #: Of a trial: what it is, what came of it so far, and what it returns to.
+    trial: dict[str, Any] | None = None
 
     def advance(self, samples: int, tokens: int) -> None:
         """Move the position by one step."""
@@ -47,7 +51,7 @@ class Frame:
         """Begin the next phase: what was drawn for the old one is dropped with its cursor."""
         self.phase += 1
         self.phase_step = self.phase_samples = self.phase_tokens = 0
-        self.spent, self.plans = 0.0, []
+        self.spent, self.plans, self.tried = 0.0, [], 0.0
 
     def counters(self) -> Progress:
         """The position without fractions."""

@@ -25,7 +25,7 @@ class RunResult:
     weights : str
         Which weights were judged: "raw", "averaged" or "evaluation".
     records : list of dict
-        One a step.
+        One a step; those of trials are apart, in ``trial_records``.
     work : Work
         What it spent.
     seconds : float
@@ -46,7 +46,9 @@ class RunResult:
         notes: list[str],
     ) -> None:
         self.samples, self.tokens = run.frame.samples, run.frame.tokens
-        self._run, self.metrics, self.weights, self.records = run, metrics, weights, records
+        self._run, self.metrics, self.weights = run, metrics, weights
+        self.records = [row for row in records if "trial" not in row]
+        self.trial_records = [row for row in records if "trial" in row]
         self.work, self.seconds, self.folder, self.notes = work, seconds, folder, notes
         self.regime, self.workload, self.seed = run.regime, run.workload, run.seed
 

@@ -16,7 +16,7 @@ from regimes.core.progress import Progress
 from regimes.core.randomness import Streams, seed32
 from regimes.core.regime import Regime
 from regimes.core.unit_losses import UnitLosses
-from regimes.engine import arithmetic, diagnose, seam, trees
+from regimes.engine import arithmetic, diagnose, seam, trees, trials
 from regimes.engine.buffers import Buffers
 from regimes.engine.compile import CompiledPhase, compile_regime, epochs
 from regimes.engine.frames import Frame
@@ -69,9 +69,10 @@ class Run:
         self.flops = Flops() if count_flops else None
         self.validation = Validation(self, validate)
         self.probes = tuple(probes)
-        self.frame = Frame()
+        self.frames = [Frame()]
         self.model = workload.build(seed32(seed, "init"))
         self.states: dict[str, Any] = {}
+        self._edited: CompiledPhase | None = None
         self.finished = False
         self.seams: list[dict[str, Any]] = []
         self.enter(first=True)
@@ -80,9 +81,14 @@ class Run:
     # -- phases --------------------------------------------------------------------------------------------
 
     @property
+    def frame(self) -> Frame:
+        """The innermost frame: what is being trained."""
+        return self.frames[-1]
+
+    @property
     def phase(self) -> CompiledPhase:
-        """The compiled phase that is running."""
-        return self.phases[self.frame.phase]
+        """The compiled phase that is running, as a trial edits it."""
+        return self.phases[self.frame.phase] if self._edited is None else self._edited
 
     def _address(self) -> tuple[str | int, ...]:
         return (*self.frame.prefix, self.phase.name)
@@ -108,6 +114,19 @@ class Run:
         self._fill_queue()
         if phase.declaration.micro_batch == "auto":
             diagnose.refuse_randomness(self)
+
+    def begin_trial(self, edited: CompiledPhase) -> None:
+        """Go on under an edited phase."""
+        self._edited = edited
+        self.streams = Streams(self.seed, *self._address())
+        self._settle_phase()
+
+    def end_trial(self) -> None:
+        """Go on under the phase as declared."""
+        self._edited = None
+        self.streams = Streams(self.seed, *self._address())
+        self._settle_phase()
+        self.settle()
 
     def _settle_phase(self) -> None:
         """Derive what the phase's declaration and the model alone determine."""
@@ -144,7 +163,10 @@ class Run:
             )
         frame.spent = self.work.spent - self.work.before_phase
         self._locate()
-        if self.consumed < length.total * (1.0 - 1e-12):
+        if frame.trial is not None:
+            if not trials.over(self):
+                self._fill_queue()
+        elif self.consumed < length.total * (1.0 - 1e-12):
             self._fill_queue()
         elif frame.phase + 1 < len(self.phases):
             if "averaged" in self.phases[frame.phase + 1].declaration.carry:
@@ -259,7 +281,9 @@ class Run:
             raise RunFailed("the run is finished; fork or extend it to train on")
         before = torch.default_generator.get_state()
         try:
-            return self._step_in_memory()
+            trials.begin(self)
+            record = self._step_in_memory()
+            return record if self.frame.trial is None else trials.note(self, record)
         finally:
             torch.default_generator.set_state(before)
 
@@ -292,7 +316,7 @@ class Run:
         return {
             "seed": self.seed,
             "regime": self.regime.hash,
-            "frames": [self.frame.state()],
+            "frames": [frame.state() for frame in self.frames],
             "states": self.states,
             "work": self.work.state(),
             "seams": self.seams,
@@ -312,7 +336,7 @@ class Run:
         """
         if tree["regime"] != self.regime.hash or tree["seed"] != self.seed:
             raise ResumeError("the checkpoint belongs to another regime or seed")
-        self.frame = Frame.restored(tree["frames"][0])
+        self.frames, self._edited = [Frame.restored(frame) for frame in tree["frames"]], None
         self.model = seam.replay_structure(
             self.workload.build(seed32(self.seed, "init")), self.regime, self.frame.phase
         )
@@ -320,6 +344,8 @@ class Run:
             self.model.load_state_dict(tree["model"], strict=True)
         except RuntimeError as why:
             raise ResumeError(f"the checkpoint does not fit the model: {why}") from None
+        if self.frame.trial is not None:
+            self._edited = trials.edited(self)
         self.streams = Streams(self.seed, *self._address())
         self._settle_phase()
         self.states = _to_device(trees.clone(tree["states"]), self.workload.device, self.parameters)

@@ -131,7 +131,7 @@ def _check_data(run: Any, phase: Any) -> None:
         before = run.phases[phase.index - 1]
         if "cursor" in phase.declaration.carry:
             old, new = before.slots[before.declaration.data_slot], phase.slots[slot]
-            if _form(old) != _form(new):
+            if form(old) != form(new):
                 raise DeclarationError(
                     f"got 'cursor', but {new!r} cannot go on where {old!r} stopped: only the same sampler can", "carry"
                 )
@@ -139,10 +139,10 @@ def _check_data(run: Any, phase: Any) -> None:
         raise why.within(phase.name) from None
 
 
-def _form(component: Any) -> tuple[Any, ...]:
-    """What decides the form of a cursor: classes of the component and its parts, and the sources it names."""
+def form(component: Any) -> tuple[Any, ...]:
+    """What decides the form of a state: classes of the component and its parts, and the sources it names."""
     named = tuple(name for name, _ in getattr(component, "sources", ()))
-    return type(component), named, tuple(_form(part) for _, part in component.parts())
+    return type(component), named, tuple(form(part) for _, part in component.parts() if part.kind != "controller")
 
 
 def fresh_cursor(run: Any, phase: Any, prefix: tuple[str | int, ...]) -> dict[str, Any]:

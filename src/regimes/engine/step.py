@@ -70,6 +70,7 @@ def step(run: Any) -> Record:
     frame.cursor = frame.plans.pop(0).cursor
     frame.advance(len(plan), evaluate.tokens)
     run.work.samples += len(plan)
+    run.work.steps += 1
     run.settle()
     return Record(at, phase.name, knobs, {name: v for name, v in signals.items() if name not in UNRECORDED})
 

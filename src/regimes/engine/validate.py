@@ -66,7 +66,7 @@ class Validation:
         `needed` validation happens before the observers of the step, at the phase's own cadence, and is charged; the
         rest happens after them, at the run's cadence and at phase ends, and is only observed.
         """
-        if not self.present:
+        if not self.present or self.run.frame.trial is not None:
             return {}
         phase = self.run.phase
         if needed:

@@ -33,6 +33,8 @@ class Work:
         What nobody needed: reported apart, and never part of what is compared.
     before_phase : float
         What was spent when the phase began.
+    steps : int
+        Steps made, those of trials included.
     """
 
     flops: float = 0.0
@@ -40,6 +42,7 @@ class Work:
     samples: int = 0
     observed_flops: float = 0.0
     before_phase: float = 0.0
+    steps: int = 0
 
     @property
     def spent(self) -> float:
@@ -62,15 +65,20 @@ class Flops:
     def __init__(self) -> None:
         self._known: dict[Any, float] = {}
 
-    def charge(self, run: Any, live: Any, batch: Any, grad: bool) -> None:
-        """Charge one evaluation of a micro-batch to the run's training work."""
+    def charge(self, run: Any, live: Any, batch: Any, grad: bool, scoring: bool = False) -> None:
+        """Charge one evaluation of a micro-batch: to training, or, of a trial or a scoring pass, beside it."""
 
         def evaluate() -> None:
             losses = run.forward(live, batch, 0, grad)
             if grad:
                 run.gradients(losses.values, None)
 
-        run.work.flops += self.counted((run.frame.phase, grad, shapes(batch)), run.model, evaluate)
+        account = "side_flops" if scoring or run.frame.trial is not None else "flops"
+        # A trial may train another part of the model, or with another loss.
+        key = (
+            (run.phase.declaration, grad, shapes(batch)) if run.frame.trial else (run.frame.phase, grad, shapes(batch))
+        )
+        setattr(run.work, account, getattr(run.work, account) + self.counted(key, run.model, evaluate))
 
     def counted(self, key: Any, model: nn.Module, evaluate: Callable[[], Any]) -> float:
         """Return the operations of `evaluate`, counted once per key; buffers and random state are put back."""

@@ -1,6 +1,6 @@
 """Schedules: pure functions of progress, all with `peak` and `warmup=`, their decay starting after it."""
 
-from regimes.core.combinators import Clip, Sampled, Then
+from regimes.core.combinators import Clip, Sampled, Then, Window
 from regimes.schedules.constant import Constant
 from regimes.schedules.cosine import Cosine
 from regimes.schedules.exponential import Exponential
@@ -16,8 +16,6 @@ from regimes.schedules.warm_restarts import WarmRestarts
 from regimes.schedules.wsd import WSD
 
 __all__ = [
-    "REX",
-    "WSD",
     "Clip",
     "Constant",
     "Cosine",
@@ -27,9 +25,12 @@ __all__ = [
     "OneCycle",
     "Piecewise",
     "Polynomial",
+    "REX",
     "Sampled",
     "Step",
     "Then",
     "Triangular",
+    "WSD",
     "WarmRestarts",
+    "Window",
 ]

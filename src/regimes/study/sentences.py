@@ -12,7 +12,9 @@ def sentence(facts: dict[str, Any]) -> str:
     for verdict in ("better", "worse"):
         those = {name: c for name, c in found.items() if c["verdict"] == verdict}
         if those:
-            words.append(f"{_by_how_much(those, verdict, facts['baseline'])} in {facts['metric']} at equal {facts['equal']}")
+            words.append(
+                f"{_by_how_much(those, verdict, facts['baseline'])} in {facts['metric']} at equal {facts['equal']}"
+            )
     for verdict, word in (("same", "the same"), ("undecided", "undecided")):
         names = [name for name, c in found.items() if c["verdict"] == verdict]
         if names:

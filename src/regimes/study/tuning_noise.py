@@ -14,8 +14,12 @@ from regimes.study.verdicts import sign
 #: Redraws of the trials behind a tuning sd: choices far off are rare, and weigh much.
 REDRAWS = 2000
 
-#: Multiple of the median excess over the best trial beyond which a trial has exploded.
+#: Multiple of the median excess over the best trial beyond which a trial counts as no worse.
 FAR = 10
+
+#: Multiple of the next better trial's excess over the best from which a trial has exploded. No basin rises like that
+#: from one trial to the next, unless two of them tie to a thousandth.
+EXPLODED = 1000
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,12 @@ def fit_and_refine(
     r"""Choose a rate from an arm's tuning trials, and estimate how much luck there is in the metric at that rate.
 
     **The choice.** With at least three finite trials, all at different rates, and one on either side of the best
-    (it may have diverged), a weighted parabola in the log-rate: a trial whose metric is e worse than the best weighs
-    ``1 / (1 + (e / M)^2)`` with M the median of all e, so that runs on the cliff of too high a rate say little, and
-    diverged ones nothing. The vertex may move from the best trial toward its neighbor by that neighbor's weight
-    times the gap: fully where both did equally well, not at all where the neighbor diverged. Otherwise the best
-    trial.
+    (it may have diverged or exploded), a weighted parabola in the log-rate: a trial whose metric is e worse than the
+    best weighs ``1 / (1 + (e / M)^2)`` with M the median of all e, so that runs on the cliff of too high a rate say
+    little, and diverged ones nothing. A trial has exploded, and counts as diverged, if its e is over a thousand times
+    that of the next better one: whether a run above the stable rate ends in 1e12 or in NaN is a matter of its length.
+    The vertex may move from the best trial toward its neighbor by that neighbor's weight times the gap: fully where
+    both did equally well, not at all where the neighbor diverged. Otherwise the best trial.
 
     **Its noise.** Where a parabola was fitted: trials are redrawn around it with the noise of a run, the choice is
     made again in the same way, and the parabola says what the metric would be there; the sd of that. The noise is
@@ -96,7 +101,7 @@ def fit_and_refine(
     """
     direction = sign(better)
     x, y = _trials(log_rates, values)
-    y = np.where(np.isfinite(y), y * direction, math.inf)
+    y = _diverged_at_infinity(y * direction)
     best = int(y.argmin())
     bracketed = bool(x.min() < x[best] < x.max())
     if np.isfinite(y).sum() >= 3 and len(np.unique(x)) == len(x):
@@ -116,10 +121,11 @@ def selection_sd(values: ArrayLike, better: str = "lower") -> float:
     """Return the sd of the best metric among trials drawn again from these: a bootstrap, in closed form.
 
     Of k values, k are drawn with replacement; the j-th best of them is the best drawn with probability
-    ``((k - j + 1) / k)^k - ((k - j) / k)^k``. Diverged trials come last and are never the best. Nothing is assumed
+    ``((k - j + 1) / k)^k - ((k - j) / k)^k``. Diverged trials come last and are never the best; exploded ones
+    (`fit_and_refine`) count as diverged. Nothing is assumed
     about how the metric depends on what was tuned; the price is width: trials that lie far apart count as if any of
     them could have been missing. A trial that is worse than the best by more than ten times the median counts as
-    that much worse: it exploded, and by how much says nothing about the rates worth choosing.
+    that much worse: by how much it fell off a cliff says nothing about the rates worth choosing.
 
     Parameters
     ----------
@@ -143,9 +149,10 @@ def selection_sd(values: ArrayLike, better: str = "lower") -> float:
     (0.8660254037844386, 0.0, inf)
     """
     y = np.asarray(values, dtype=float) * sign(better)
-    finite = np.sort(y[np.isfinite(y)])
-    if not len(finite):
+    if not np.isfinite(y).any():
         raise ValueError("values: got no number; allowed: at least one trial that did not diverge")
+    y = _diverged_at_infinity(y)
+    finite = np.sort(y[np.isfinite(y)])
     if len(finite) == 1:
         return math.inf
     k = len(y)
@@ -165,6 +172,15 @@ def _trials(log_rates: ArrayLike, values: ArrayLike) -> tuple[NDArray[np.float64
     if not np.isfinite(y).any():
         raise ValueError("values: got no number; allowed: at least one trial that did not diverge")
     return x, y
+
+
+def _diverged_at_infinity(y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Put infinity where a trial ended in no number, or exploded; lower is better."""
+    y = np.where(np.isfinite(y), y, math.inf)
+    excess = np.sort(y[np.isfinite(y)]) - y.min()
+    before, after = excess[1:-1], excess[2:]
+    jumps = after[(before > 0) & (after > EXPLODED * before)]
+    return np.where(y - y.min() >= jumps[0], math.inf, y) if len(jumps) else y
 
 
 def _weights(y: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from regimes.engine.plan import Plan, fetch
 from regimes.engine.run import Run
 from regimes.probes.view import length
 from regimes.testing.conformance.harness import demand, rule
-from regimes.testing.conformance.stand import Stand
+from regimes.testing.conformance.stand import Stand, applied
 from regimes.testing.conformance.tiny import BATCH, SIZE
 from regimes.testing.resume import elsewhere, through_bytes
 
@@ -26,7 +26,7 @@ def _begun(stand: Stand, steps: int = 3) -> Run:
     """A run of the example, some steps in."""
     run = stand.make()()
     for _ in range(steps):
-        run.step()
+        applied(run)
     return run
 
 
@@ -220,7 +220,7 @@ def has_a_value_before_any_signal(stand: Stand) -> None:
         values = [controller.value(stand.state(run), run.position) for _ in range(2)]
         demand(all(math.isfinite(v) for v in values) and values[0] == values[1], f"read twice, the value is {values}")
         _unchanged(stand, run, before, "read")
-        run.step()
+        applied(run)
 
 
 @rule("selects with a weight per unit", "selector")

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from regimes.core.component import proposes
 from regimes.core.errors import RegimesError
 from regimes.core.progress import Progress
 
@@ -15,7 +16,7 @@ STEPS, BATCH = 300, 32
 
 
 def driven(controller: Any) -> list[float] | None:
-    """Values of a controller over made-up signals; None where one of its needs cannot be made up.
+    """Values of a controller over made-up signals; None where one of its needs cannot be made up, or it asks for trials.
 
     Examples
     --------
@@ -23,6 +24,8 @@ def driven(controller: Any) -> list[float] | None:
     >>> driven(Held(1.0, 2.0))[:3]
     [1.0, 2.0, 2.0]
     """
+    if proposes(controller):
+        return None
     state, values = controller.init(), []
     try:
         for at, signals in _stream(controller.all_needs()):

@@ -12,6 +12,7 @@ from regimes.core.errors import RegimesError
 from regimes.core.kinds import Sampler
 from regimes.core.notation import parse
 from regimes.core.regime import Phase, Regime
+from regimes.engine import trials
 from regimes.engine.run import Run
 from regimes.engine.workload import Workload
 from regimes.testing.conformance import tiny
@@ -43,6 +44,14 @@ class Setup(NamedTuple):
     example: Any
     task: str
     place: str
+
+
+def applied(run: Run) -> Any:
+    """Make steps until one that is of no trial is made, and no trial comes next; return its record."""
+    while True:
+        record = run.step()
+        if "trial" not in record.signals and trials.proposed(run)[1] is None:
+            return record
 
 
 class Stand:

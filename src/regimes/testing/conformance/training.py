@@ -11,7 +11,7 @@ from regimes.engine import trees
 from regimes.engine.run import Run
 from regimes.testing.conformance import watch
 from regimes.testing.conformance.harness import demand, few, rule
-from regimes.testing.conformance.stand import PLACES, STATEFUL, Setup, Stand
+from regimes.testing.conformance.stand import PLACES, STATEFUL, Setup, Stand, applied
 from regimes.testing.conformance.toys import tallies, tally
 from regimes.testing.resume import resume_chain, through_bytes
 
@@ -156,7 +156,7 @@ def is_asked_in_a_run(stand: Stand) -> None:
     """What stands in a slot takes part in every step: no slot is filled for show."""
     run, name = stand.make()(), _PART[stand.kind]
     with watch.counted(stand.cls, name) as asked:
-        run.step(), run.step()
+        applied(run), applied(run)
     demand(asked.count >= 2, f"in two steps {stand.cls.__name__}.{name} was called {asked.count} times")
 
 
@@ -216,7 +216,7 @@ def leaves_a_skipped_step_untouched(stand: Stand) -> None:
     for forward in range(1, _forwards(stand) + 1):
         run = stand.make()()
         while run.frame.phase + 1 < len(run.phases) or run.frame.phase_step < 2:
-            run.step()
+            applied(run)
         before = trees.clone({"states": run.states, "model": dict(run.model.state_dict())})
         with watch.poisoned(run, forward):
             record = run.step()

@@ -1,0 +1,184 @@
+"""Trials on the stack of frames: begin under an edited phase, train, return to what was, hand over what came of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regimes.core import fields, notation, paths
+from regimes.core.combinators import Window
+from regimes.core.errors import DeclarationError
+from regimes.core.kinds import Schedule
+from regimes.core.randomness import seed32
+from regimes.core.regime import DATA_SLOTS
+from regimes.core.trial import Trial, TrialEnd
+from regimes.engine import seam, trees
+from regimes.engine.compile import CompiledPhase
+from regimes.engine.frames import Frame
+
+#: Of a record, what a component that absorbs a trial is not shown.
+_POSITION = ("step", "phase", "samples", "tokens")
+
+
+def begin(run: Any) -> None:
+    """Push a frame if somebody proposes a trial; inside one nobody is asked."""
+    name, trial = proposed(run)
+    if trial is not None:
+        try:
+            _push(run, name, trial)
+        except DeclarationError as why:
+            raise why.within(f"a trial of {name.removeprefix('knobs.')}") from None
+
+
+def proposed(run: Any) -> tuple[str, Trial | None]:
+    """Who proposes a trial before the next step, and which; inside a trial, nobody."""
+    for name in run.phase.proposing if run.frame.trial is None else ():
+        component, state = _owner(run, name)
+        trial = component.propose(state, run.position)
+        if trial is not None:
+            return name, trial
+    return "", None
+
+
+def _owner(run: Any, name: str) -> tuple[Any, Any]:
+    """The component that proposes, and its state."""
+    if name.startswith("knobs."):
+        path = name.removeprefix("knobs.")
+        return run.phase.controllers[path], run.states["knobs"][path]
+    plan = run.frame.plans[0]
+    live = run.phase.substitute(run.phase.step_knobs.values(run.states["knobs"], run.position) | plan.knobs)
+    head, _, place = name.partition(".")
+    component = getattr(live, head)
+    return (component[int(place)] if place else component), run.states[name]
+
+
+def _push(run: Any, name: str, trial: Trial) -> None:
+    outer, phase = run.frame, run.phase
+    amount = phase.length.amount(trial.budget)
+    if amount <= 0.0:
+        raise DeclarationError(f"got '{trial.budget}'; allowed: more than nothing", "budget")
+    root = ".".join([name.removeprefix("knobs."), *trial.owner])
+    values = {_absolute(root, path): value for path, value in trial.edit.items()}
+    about = {
+        "owner": name,
+        "names": list(trial.owner),
+        "edit": {path: fields.printed(value) for path, value in values.items()},
+        "begin": run.consumed,
+        "amount": amount,
+        "validate": trial.validate,
+        "records": [],
+        "kept": {"model": trees.clone(dict(run.model.state_dict())), "states": trees.clone(run.states)},
+    }
+    plans = [replace(plan, cursor=copy.deepcopy(plan.cursor)) for plan in outer.plans]
+    inner = replace(
+        outer, prefix=(*outer.prefix, *trial.address), cursor=copy.deepcopy(outer.cursor), plans=plans, trial=about,
+        skipped_in_a_row=0,
+    )  # fmt: skip
+    run.frames.append(inner)
+    made = edited(run)
+    old = run.states
+    run.begin_trial(made)
+    if trial.start == "beginning":
+        run.model.load_state_dict(run.workload.build(seed32(run.seed, "init")).state_dict())
+    run.states = _states(run, phase, made, {} if trial.start == "beginning" else old)
+    if trial.address or _data(phase) != _data(made):
+        inner.plans, inner.cursor = [], seam.fresh_cursor(run, made, run.streams.prefix)
+    run.settle()
+
+
+def _absolute(root: str, path: str) -> str:
+    if path.startswith("/"):
+        return path[1:]
+    return f"{root}.{path}" if path else root
+
+
+def _data(phase: CompiledPhase) -> list[Any]:
+    return [getattr(phase.declaration, name) for name in DATA_SLOTS]
+
+
+def edited(run: Any) -> CompiledPhase:
+    """Compile the phase of the innermost frame as its trial edits it: a pure function of the frame."""
+    frame: Frame = run.frame
+    about = frame.trial
+    assert about is not None
+    whole = run.phases[frame.phase]
+    total = whole.length.total
+    start, length = about["begin"] / total, about["amount"] / total
+    declaration = whole.declaration
+    for path, text in about["edit"].items():
+        value = notation.parse(text)
+        if isinstance(value, Schedule):
+            value = Window(value, f"{start * 100.0!r}%", f"{length * 100.0!r}%")
+        declaration = paths.edit(declaration, {path: value}, flatten=True)
+    return CompiledPhase(replace(run.regime, phases=_with(run.regime.phases, frame.phase, declaration)), frame.phase,
+                         whole.length)  # fmt: skip
+
+
+def _with(phases: tuple[Any, ...], place: int, phase: Any) -> tuple[Any, ...]:
+    return (*phases[:place], phase, *phases[place + 1 :])
+
+
+def _states(run: Any, old: CompiledPhase, new: CompiledPhase, states: Mapping[str, Any]) -> dict[str, Any]:
+    """States of the edited phase: what stands as before goes on with a copy, what was put in is fresh."""
+    fresh, same = seam.fresh_states(run, new), dict(old.parts())
+    for slot, component in new.parts():
+        if slot in states and slot in same and seam.form(same[slot]) == seam.form(component):
+            fresh[slot] = trees.clone(states[slot])
+    kept = states.get("knobs", {})
+    fresh["knobs"] |= {path: trees.clone(kept[path]) for path in fresh["knobs"] if path in kept}
+    if "loss" in states and "loss" not in dict(new.parts()):
+        fresh["loss"] = trees.clone(states["loss"])
+    return fresh
+
+
+def over(run: Any) -> bool:
+    """Whether the trial has used up its budget, its phase, or its luck."""
+    about = run.frame.trial
+    used = run.consumed - about["begin"]
+    ended = run.consumed >= run.phase.length.total * (1.0 - 1e-12)
+    return ended or used >= about["amount"] * (1.0 - 1e-12) or run.frame.skipped_in_a_row > 0
+
+
+def note(run: Any, record: Any) -> Any:
+    """Keep the record of a trial's step, and return to the outer frame when it was the last."""
+    about = run.frame.trial
+    if over(run) and about["validate"] and "skipped" not in record.signals:
+        record = record._replace(signals=record.signals | run.validation.measure("val", account="side_flops"))
+    fraction = (record.at.fraction * run.phase.length.total - about["begin"]) / about["amount"]
+    about["records"].append({"fraction": fraction, "knobs": dict(record.knobs), **record.signals})
+    owner = ".".join([about["owner"].removeprefix("knobs."), *about["names"]])
+    if over(run):
+        _pop(run, record)
+    return record._replace(signals=record.signals | {"trial": owner})
+
+
+def _pop(run: Any, last: Any) -> None:
+    inner = run.frames[-1]
+    about = inner.trial
+    weights = {name: value.detach().clone() for name, value in run.evaluation_weights().items()}
+    used = run.consumed - about["begin"]
+    _restore(run.model.state_dict(), about["kept"]["model"])
+    run.frames.pop()
+    run.states = about["kept"]["states"]
+    run.frame.tried += used
+    run.end_trial()
+    component, state = _owner(run, about["owner"])
+    end = TrialEnd(run.position, about["records"], last.signals.get("skipped"), weights, tuple(about["names"]))
+    absorbed = component.absorb(state, end)
+    if about["owner"].startswith("knobs."):
+        run.states["knobs"][about["owner"].removeprefix("knobs.")] = absorbed
+    else:
+        run.states[about["owner"]] = absorbed
+
+
+@torch.no_grad()
+def _restore(into: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
+    """Write the kept tensors back, in place: parameters stay the same objects."""
+    for name, value in into.items():
+        if isinstance(value, Tensor):
+            value.copy_(kept[name])

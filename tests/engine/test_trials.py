@@ -1,0 +1,245 @@
+"""Trials: they leave no trace but work and records, preview what comes, resume in the middle, and fail alone."""
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch
+from torch import nn
+
+import regimes as rg
+from regimes.core.component import fixed
+from regimes.core.kinds import Controller
+from regimes.core.trial import Trial
+from regimes.testing.resume import resume_chain
+
+GENERATOR = torch.Generator().manual_seed(5)
+X = torch.randn(48, 6, generator=GENERATOR)
+Y = torch.randint(0, 3, (48,), generator=GENERATOR)
+
+
+def workload(nan_at=None):
+    inputs = X.clone()
+    if nan_at is not None:
+        inputs[nan_at] = float("nan")
+    return rg.Workload(
+        model=lambda: nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3)),
+        train=(inputs, Y),
+        val=(X[:20], Y[:20]),
+        loss=nn.CrossEntropyLoss(),
+    )
+
+
+class Trying(Controller):
+    """Before step `at`, makes one trial; otherwise a constant."""
+
+    rate: float = fixed(0.1)
+    at: int = fixed(3)
+    edit: object = fixed(None)
+    budget: str = fixed("4 steps")
+    start: str = fixed("here")
+    address: str = fixed("")
+    validate_end: bool = fixed(False)
+
+    def init(self):
+        return {"end": None}
+
+    def value(self, state, at):
+        return self.rate
+
+    def propose(self, state, at):
+        if state["end"] is not None or at.step != self.at:
+            return None
+        address = (self.address,) if self.address else ()
+        edit = {"": self.rate} if self.edit is None else dict(self.edit)
+        return Trial(edit, self.budget, self.start, address, self.validate_end)
+
+    def absorb(self, state, end):
+        norms = {name: float(w.norm()) for name, w in end.weights.items()}
+        return {"end": {"records": end.records, "failed": end.failed, "norms": norms, "step": end.at.step}}
+
+
+def regime(lr, **fields):
+    return rg.Regime(**{"optimizer": rg.SGD(lr=lr, momentum=0.9), "batch_size": 8, "budget": "9 steps", **fields})
+
+
+AWKWARD = {
+    "plain": {},
+    "lag and micro-batches": {"lag": 2, "micro_batch": 3},
+    "averager": {"average": rg.EMA(0.5)},
+    "feedback": {"sampler": rg.LossWeighted()},
+    "sam": {"optimizer": lambda lr: rg.SAM(rg.AdamW(lr))},
+    "selector": {"selector": rg.HighLoss(0.5), "sampler": rg.WithReplacement()},
+}
+
+
+def made(name, lr):
+    fields = dict(AWKWARD[name])
+    rule = fields.pop("optimizer", None)
+    return regime(lr, **fields, **({"optimizer": rule(lr)} if rule else {}))
+
+
+def finished(lr_regime, work=None):
+    run = rg.Run(work or workload(), lr_regime, 0)
+    return run, list(run)
+
+
+def end_of(run, path="optimizer.lr"):
+    return run.states["knobs"][path]["end"]
+
+
+def trials(records):
+    return [r for r in records if "trial" in r.signals]
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_a_trial_leaves_no_trace_but_work_and_records(name):
+    path = "optimizer.base.lr" if name == "sam" else "optimizer.lr"
+    plain, records = finished(made(name, 0.1))
+    tried, seen = finished(made(name, Trying(edit=(("", 0.7),))))
+    assert len(trials(seen)) == 4
+    assert [r.signals for r in seen if "trial" not in r.signals] == [r.signals for r in records]
+    assert [r.at for r in seen if "trial" not in r.signals] == [r.at for r in records]
+    for ours, theirs in zip(tried.model.state_dict().values(), plain.model.state_dict().values()):
+        assert torch.equal(ours, theirs)
+    assert tried.work.flops == plain.work.flops
+    assert tried.work.side_flops > plain.work.side_flops
+    assert (tried.work.steps, tried.work.samples) == (13, 13 * 8)
+    assert end_of(tried, path)["step"] == 3
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_a_trial_sees_the_batches_and_masks_that_follow(name):
+    _, seen = finished(made(name, Trying()))
+    again = [r for r in seen if "trial" not in r.signals][3:7]
+    assert [r.loss for r in trials(seen)] == [r.loss for r in again]
+
+
+def test_an_address_of_its_own_means_other_batches():
+    _, seen = finished(regime(Trying(address="other")))
+    again = [r for r in seen if "trial" not in r.signals][3:7]
+    assert all(r.loss != s.loss for r, s in zip(trials(seen), again))
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_resume_in_the_middle_of_a_trial_is_bitwise(name):
+    lr = Trying(edit=(("", rg.Linear(0.5, 0.1)),), validate_end=True) * rg.Cosine(1.0)
+    found = resume_chain(lambda: rg.Run(workload(), made(name, lr), 0), 15)
+    assert not found, found
+
+
+def test_a_schedule_put_in_has_the_trial_for_its_stretch():
+    _, seen = finished(regime(Trying(edit=(("", rg.Linear(1.0, 0.0)),))))
+    assert [r.knobs["optimizer.lr"] for r in trials(seen)] == pytest.approx([1.0, 0.75, 0.5, 0.25])
+
+
+def test_the_beginning_is_the_initial_weights_and_fresh_states():
+    _, seen = finished(regime(Trying(start="beginning", at=5)))
+    _, fresh = finished(regime(0.1, budget="1 steps"))
+    run = rg.Run(workload(), regime(0.1), 0)
+    for _ in range(5):
+        run.step()
+    run.model.load_state_dict(rg.Run(workload(), regime(0.1), 0).model.state_dict())
+    run.states["optimizer"] = run.phase.declaration.optimizer.init(run.parameters)
+    assert trials(seen)[0].loss == run.step().loss
+    assert len(fresh) == 1
+
+
+def test_validation_at_the_end_is_of_the_trials_weights():
+    run, _ = finished(regime(Trying(validate_end=True)))
+    rows = end_of(run)["records"]
+    assert ["val/loss" in row for row in rows] == [False, False, False, True]
+    plain = rg.Run(workload(), regime(0.1), 0)
+    for _ in range(7):
+        plain.step()
+    assert rows[-1]["val/loss"] == plain.validation.measure("val")["val/loss"]
+    norms = {name: float(w.norm()) for name, w in plain.parameters.items()}
+    assert end_of(run)["norms"] == norms
+
+
+def test_a_step_that_is_not_finite_ends_the_trial_and_nothing_else():
+    run, seen = finished(regime(Trying(edit=(("", 1e30),), budget="6 steps")))
+    assert end_of(run)["failed"] == "loss"
+    assert len(trials(seen)) < 6
+    plain, _ = finished(regime(0.1))
+    assert all(torch.equal(a, b) for a, b in zip(run.model.state_dict().values(), plain.model.state_dict().values()))
+
+
+def test_data_edits_are_drawn_anew():
+    work = rg.Workload(
+        model=lambda: nn.Linear(6, 3), train={"a": (X[:24], Y[:24]), "b": (X[24:], Y[24:])}, loss=nn.CrossEntropyLoss()
+    )
+    lr = Trying(edit=(("/mixture", rg.Mixture(b=1.0)), ("", 0.1)), at=2)
+    run = rg.Run(work, regime(lr, mixture=rg.Mixture(a=1.0), lag=1), 0)
+    seen = []
+    while not run.finished:
+        position = run.frame.step
+        run.step()
+        seen.append((position, {int(s) for plan in run.frame.plans for s in plan.sources}, run.frame.trial is None))
+    assert [sources for _, sources, outside in seen if not outside] == [{1}] * 3
+    assert all(sources == {0} for _, sources, outside in seen if outside and sources)
+
+
+def test_work_of_a_trial_is_part_of_a_budget_in_flops():
+    one = finished(regime(0.1, budget="1 steps"))[0].work.flops
+    budget = f"{9.5 * one:.0f} flops"
+    plain, _ = finished(regime(0.1, budget=budget))
+    tried, seen = finished(regime(Trying(budget=f"{2.5 * one:.0f} flops"), budget=budget))
+    assert plain.frame.step == 10
+    assert (len(trials(seen)), tried.frame.step) == (3, 7)
+
+
+def test_a_wrong_edit_is_refused_with_its_path():
+    with pytest.raises(rg.DeclarationError, match=r"a trial of optimizer\.lr.*momentun"):
+        finished(regime(Trying(edit=(("/optimizer.momentun", 0.5),))))
+    with pytest.raises(rg.DeclarationError, match=r"a trial of optimizer\.lr\.budget: got '0 steps'"):
+        finished(regime(Trying(budget="0 steps")))
+
+
+def test_results_keep_the_records_of_trials_apart(tmp_path):
+    result = rg.run(workload(), regime(rg.RangeTest(1e-3, 1.0, budget="5 steps")), out=tmp_path / "r")
+    again = rg.run(workload(), regime(rg.RangeTest(1e-3, 1.0, budget="5 steps")))
+    assert (len(result.records), len(result.trial_records)) == (9, 5)
+    assert result.metrics == again.metrics
+    assert {row["trial"] for row in result.trial_records} == {"optimizer.lr"}
+
+
+def test_killed_inside_a_trial_it_ends_in_the_same_bytes(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import sys, time, torch
+            import regimes as rg
+            def slow(model, batch):
+                time.sleep(0.01)
+                return torch.nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+            x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+            work = rg.Workload(model=lambda: torch.nn.Linear(6, 3), train=(x, (x[:, 0] > 0).long()), loss=slow)
+            lr = rg.RangeTest(1e-3, 1.0, budget="60 steps")
+            rg.run(work, rg.Regime(optimizer=rg.AdamW(lr), batch_size=8, budget="80 steps"), out=sys.argv[1],
+                   checkpoint="4 steps", progress=False)
+            """
+        )
+    )
+
+    def start(folder):
+        return subprocess.Popen([sys.executable, script, tmp_path / folder])
+
+    assert start("whole").wait() == 0
+    process = start("killed")
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    while not (checkpoints.is_dir() and any(p.name >= "step-0000000024" for p in checkpoints.iterdir())):
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    state = max(p for p in checkpoints.iterdir() if not p.name.startswith(".")) / "state.json"
+    assert len(json.loads(state.read_text())["tree"]["run"]["frames"]) == 2
+    assert start("killed").wait() == 0
+    for name in ("final/model.safetensors", "records.jsonl"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
