@@ -8,7 +8,7 @@ import regimes as rg
 from regimes.core.kinds import Span, percent_span
 from regimes.core.progress import Progress
 from regimes.core.registry import REGISTRY
-from regimes.engine.compile import CompiledPhase
+from regimes.engine.compile import compile_regime
 
 SQRT = math.sqrt
 
@@ -59,6 +59,7 @@ TABLES = [
     (rg.WSD(1.0, decay="30%", decay_shape="cosine"), {0.7: 1, 0.8: 0.75, 0.85: 0.5, 1: 0}),
     (rg.WSD(1.0, decay="0%"), {0: 1, 1: 1}),
     (rg.WSD(1.0, decay="100%"), {0: 1, 0.5: 0.5, 1: 0}),
+    (rg.Window(rg.Linear(1.0, 0.2), "40%", "20%"), {0: 1, 0.4: 1, 0.5: 0.6, 0.6: 0.2, 1: 0.2}),
 ]
 
 
@@ -68,7 +69,7 @@ def test_closed_table(schedule, table):
 
 
 def test_every_schedule_has_a_table_with_both_ends():
-    plain = {"Then", "Clip", "Sampled"}
+    plain = {"Then", "Clip", "Sampled"}  # their courses are those of what they hold, tested with them
     names = {cls.__name__ for cls in REGISTRY.classes("schedule") if cls.__module__.startswith("regimes.")} - plain
     told = {type(s).__name__ for s, table in TABLES if 0 in table and 1 in table}
     assert names == told
@@ -182,7 +183,7 @@ def test_refused_with_a_sentence(build, said):
 def compiled(schedule, budget="100 steps", **fields):
     optimizer = fields.pop("optimizer", None) or rg.SGD(lr=schedule)
     regime = rg.Regime(optimizer=optimizer, batch_size=fields.pop("batch_size", 8), budget=budget, **fields)
-    return CompiledPhase(regime, 0, epoch=160, example_tokens=None)
+    return compile_regime(regime, [160], example_tokens=None)[0]
 
 
 NEGATIVE = [

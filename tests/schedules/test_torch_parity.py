@@ -17,7 +17,7 @@ from torch.optim.swa_utils import SWALR
 import regimes as rg
 from regimes.core.kinds import percent_span
 from regimes.core.progress import Progress
-from regimes.engine.compile import CompiledPhase
+from regimes.engine.compile import compile_regime
 
 PEAK = 0.3
 
@@ -223,7 +223,7 @@ def test_the_engine_reads_the_same_values(budget):
         (rg.Linear(PEAK, 0.1).then(rg.Constant(0.1), "29%"), of("LinearLR", 1.0, 1 / 3, 29)),
     ]:
         regime = rg.Regime(optimizer=rg.SGD(lr=schedule), batch_size=8, budget=budget)
-        phase = CompiledPhase(regime, 0, epoch=160, example_tokens=None)
+        phase = compile_regime(regime, [160], example_tokens=None)[0]
         function = phase.functions["optimizer.lr"]
         used = [(t if "steps" in budget else 8 * t) / phase.length.total for t in range(100)]
         mine = [function(Progress(step=t, fraction=f, run_fraction=f)) for t, f in enumerate(used)]

@@ -469,7 +469,7 @@ class Optimizer(Stateful):
     """Turns evaluations into new parameters."""
 
     kind = "optimizer"
-    #: A rule that evaluates exactly once with gradients may stand inside Groups.
+    #: A rule that makes exactly one plain evaluation, with gradients and no captures, may stand inside Groups.
     single_evaluation: ClassVar[bool] = True
     #: Whether a step asks for gradients; a rule that does not leaves gradient transforms and gradient signals idle.
     uses_gradients: ClassVar[bool] = True

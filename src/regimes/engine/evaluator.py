@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from regimes.core.errors import NonFinite, UserCodeError
+from regimes.core.errors import NonFinite
 from regimes.core.kinds import TransformContext
 from regimes.core.unit_losses import UnitLosses, Units
 from regimes.engine import arithmetic, diagnose
+from regimes.engine.captures import Captures
 from regimes.engine.plan import Plan, fetch
 
 
@@ -75,7 +76,8 @@ class Evaluator:
         final : bool
             Whether the gradient transforms are applied: exactly one such call per step.
         capture : sequence of str
-            ``input:<module>``, ``output:<module>`` or ``output_gradient:<module>``.
+            ``input:<module>``, ``output:<module>`` or ``output_gradient:<module>``: a list in `captured`, one tensor
+            per call of the module and micro-batch (`regimes.engine.captures`).
         examples : bool
             Per-example gradients in ``captured["example_gradients"]``.
         reduce : bool
@@ -88,10 +90,10 @@ class Evaluator:
         """
         keep_units = self.first is None and (self.run.keep_units or not reduce)
         self._buffers.enter(first=self.first is None)
-        captured: dict[str, Any] = {}
+        captures = Captures(self.run.model, capture, grad)
         self._noting = grad and final and self.run.micro_norms
-        with _captures(self.run.model, capture, captured):
-            loss, gradients, units = self._sum(grad, keep_units or not reduce)
+        loss, gradients, units = self._sum(grad, keep_units or not reduce, captures)
+        captured: dict[str, Any] = {**captures.found}
         self._buffers.leave(first=self.first is None)
         if examples:
             from regimes.engine.example_gradients import example_gradients
@@ -157,14 +159,15 @@ class Evaluator:
             self._batches = made
         return self._batches
 
-    def _sum(self, grad: bool, keep_units: bool) -> tuple[float, tuple[Tensor, ...], Units | None]:
+    def _sum(self, grad: bool, keep_units: bool, captures: Captures) -> tuple[float, tuple[Tensor, ...], Units | None]:
         run, plan = self.run, self.plan
         run.rekey(plan.step)
         chosen = None if self.live.selector is None else self._selection()
         tree, kept, total, mass, start = arithmetic.Tree(), [], 0.0, 0.0, 0
         for number, batch in enumerate(self.batches()):
             size = self._sizes[number]
-            losses = run.forward(self.live, batch, number, grad)
+            with captures.listening():
+                losses = run.forward(self.live, batch, number, grad)
             weights, own = self._weights(losses, start, size, None if chosen is None else chosen[number])
             if len(losses.values) < size and (keep_units or plan.weights is not None):
                 diagnose.refuse_scalar(self.live, len(losses.values), size)
@@ -297,32 +300,3 @@ class _Shifted:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
-
-
-@contextlib.contextmanager
-def _captures(model: Any, capture: Sequence[str], into: dict[str, Any]) -> Iterator[None]:
-    if not capture:
-        yield
-        return
-    modules, handles = dict(model.named_modules()), []
-
-    def hook(name: str, what: str) -> None:
-        module = modules.get(name)
-        if module is None:
-            raise UserCodeError(f"there is no module '{name}' to capture")
-        store = into.setdefault(f"{what}:{name}", [])
-        if what == "input":
-            handles.append(module.register_forward_hook(lambda m, args, out: store.append(args[0].detach())))
-        elif what == "output":
-            handles.append(module.register_forward_hook(lambda m, args, out: store.append(out.detach())))
-        else:
-            handles.append(module.register_full_backward_hook(lambda m, gin, gout: store.append(gout[0].detach())))
-
-    try:
-        for item in capture:
-            what, _, name = item.partition(":")
-            hook(name, what)
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 from regimes.core.duration import Duration
 from regimes.core.errors import DeclarationError
 from regimes.core.kinds import Probe
-from regimes.core.randomness import Streams
+from regimes.core.randomness import Streams, seed32
 from regimes.core.unit_losses import UnitLosses
 from regimes.engine.plan import Plan, fetch
-from regimes.engine.seam import refuse_sequential
+from regimes.engine.seam import refuse_sequential, transform_model
 from regimes.engine.work import formulas
 from regimes.probes.view import Snapshot, View, reseed
 
@@ -31,7 +32,8 @@ class Observer:
     A probe looks at the model after a step, also after the last one, in the mode that training left it in; not where
     a phase ended, because the model of the next phase is another one. What it raises is no reason to stop training:
     the record of that step says so under ``probe_error``, and the run goes on. Nothing is kept from one measurement
-    to the next, so a resumed run measures and notes the same as an unbroken one.
+    to the next but the weights at step 0, which a resumed run makes again from the declaration: it measures and notes
+    the same as an unbroken one.
 
     Parameters
     ----------
@@ -50,6 +52,7 @@ class Observer:
         self._names = _names(self.probes)
         self._cadences = [[self._cadence(phase, probe) for probe in self.probes] for phase in run.phases]
         self._previous: dict[str, Tensor] | None = None
+        self._initial: dict[str, Tensor] | None = None
         self._before: tuple[int, float] | None = None
 
     @staticmethod
@@ -101,9 +104,10 @@ class Observer:
         untouched = Snapshot(self.run.model)
         for name, probe in due:
             try:
+                view = self.view(initial=getattr(probe, "wants_initial", False))
                 reseed()
                 with _charged(self.run):
-                    values = probe.measure(self.view())
+                    values = probe.measure(view)
                 found |= {f"{name}/{key}" if key else name: float(value) for key, value in values.items()}
             except Exception as why:
                 errors.append(f"probe {probe!r} failed: {type(why).__name__}: {why}; the run went on without it")
@@ -113,8 +117,8 @@ class Observer:
 
     # -- what a probe sees ---------------------------------------------------------------------------------
 
-    def view(self) -> View:
-        """Return the view of this moment."""
+    def view(self, initial: bool = False) -> View:
+        """Return the view of this moment, with the weights at step 0 where they are asked for."""
         run = self.run
         return View(
             run.model,
@@ -122,10 +126,25 @@ class Observer:
             self._step_batch(),
             parameters=run.parameters,
             previous=self._previous,
+            initial=self._first_weights() if initial else None,
             groups=_groups(run.phase.declaration.optimizer, run.states["optimizer"]),
             batches=self._fixed_batches,
             size=run.view.size,
         )
+
+    def _first_weights(self) -> dict[str, Tensor]:
+        """All weights at step 0: the model is built again, and enters the first phase again."""
+        if self._initial is None:
+            run, phase = self.run, self.run.phases[0]
+            beginning = SimpleNamespace(
+                workload=run.workload,
+                view=run.view,
+                streams=Streams(run.seed, phase.name),
+                model=run.workload.build(seed32(run.seed, "init")),
+            )
+            transform_model(beginning, phase)
+            self._initial = {name: p.detach() for name, p in beginning.model.named_parameters()}
+        return self._initial
 
     def _losses(self, model: nn.Module, batch: Any) -> UnitLosses:
         """The loss that is trained on, in the declared precision."""

@@ -14,12 +14,14 @@ from regimes.core.errors import DeclarationError, nearest
 from regimes.core.kinds import TransformResult
 from regimes.engine.plan import Plan, fetch
 from regimes.optimizers.groups import roles_of
+from regimes.optimizers.layers import Layer, layers_of
 
 
 class Parameters(dict[str, Tensor]):
-    """Trained parameters by name, in model order, with the roles that groups may match."""
+    """Trained parameters by name, in model order, with the roles that groups may match and the layers they are of."""
 
     roles: Mapping[str, str] = {}
+    layers: tuple[Layer, ...] = ()
 
 
 def trained_parameters(model: nn.Module, patterns: tuple[str, ...]) -> Parameters:
@@ -34,6 +36,7 @@ def trained_parameters(model: nn.Module, patterns: tuple[str, ...]) -> Parameter
     if not found:
         raise DeclarationError("no parameter is trainable", "trainable")
     found.roles = roles_of(model)
+    found.layers = tuple(layer for layer in layers_of(model) if layer.weight in found)
     return found
 
 

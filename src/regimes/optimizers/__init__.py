@@ -3,6 +3,7 @@
 from regimes.optimizers.foreign.pytorch_optimizer_class import PytorchOptimizer
 from regimes.optimizers.foreign.torch_class import Torch
 from regimes.optimizers.groups import Group, Groups
+from regimes.optimizers.kronecker.mkor import MKOR
 from regimes.optimizers.orthogonal.muon import Muon
 from regimes.optimizers.tensorwise.adamw import AdamW
 from regimes.optimizers.tensorwise.lion import Lion
@@ -13,6 +14,7 @@ from regimes.optimizers.wrappers.sam import SAM
 from regimes.optimizers.zeroth_order.mezo import MeZO
 
 __all__ = [
+    "MKOR",
     "SAM",
     "SGD",
     "AdamW",

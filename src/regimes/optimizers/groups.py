@@ -13,6 +13,7 @@ from regimes.core.component import Component, fixed
 from regimes.core.errors import DeclarationError, nearest, nearest_pattern
 from regimes.core.kinds import Optimizer, State
 from regimes.core.registry import register
+from regimes.optimizers.given import Given
 from regimes.optimizers.roles import roles_of as roles_of  # where the engine looks for it
 
 #: Matches that are no name patterns: by the shape and role of a parameter.
@@ -119,7 +120,8 @@ class Groups(Optimizer):
             if not group.rule.single_evaluation:
                 name = type(group.rule).__name__
                 raise DeclarationError(
-                    f"{name} evaluates more than once and cannot stand inside Groups; write {name}(Groups(...))",
+                    f"{name} evaluates more than once, or asks for more than the gradient, and cannot stand inside "
+                    f"Groups; write {name}(Groups(...))",
                     f"groups.{index}.rule",
                 )
 
@@ -175,7 +177,8 @@ class Groups(Optimizer):
             names, key = state["owned"][index], str(index)
             own = evaluation._replace(gradients=tuple([by_name[name] for name in names]))
             mine = {name: parameters[name] for name in names}
-            state[key] = group.rule.step(state[key], mine, _Share(evaluate, own, key))
+            given = Given(evaluate, own, f"groups.{key}.rule", f"group {key} ")
+            state[key] = group.rule.step(state[key], mine, given)
         return state
 
     def evaluation_weights(self, state: State, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -189,23 +192,3 @@ class Groups(Optimizer):
     def shared_evaluation_weights(self) -> bool:
         """Whether every rule evaluates at the parameters themselves."""
         return all(group.rule.shared_evaluation_weights() for group in self.groups)
-
-
-class _Share:
-    """The evaluate that one group sees: its share of an evaluation that has been made, and its own randomness."""
-
-    def __init__(self, evaluate: Any, share: Any, key: str) -> None:
-        self._evaluate, self._share, self._key = evaluate, share, key
-
-    def __call__(
-        self, grad: bool = True, final: bool = True, capture: Any = (), examples: bool = False, reduce: bool = True
-    ) -> Any:
-        if not (grad and final and reduce) or capture or examples:
-            raise DeclarationError(
-                "the rule asks for more than the gradient; inside Groups all rules share one plain evaluation",
-                f"groups.{self._key}.rule",
-            )
-        return self._share
-
-    def rng(self, name: str) -> Any:
-        return self._evaluate.rng(f"group {self._key} {name}")

@@ -1,19 +1,27 @@
 """Probes: one question per file; they disturb nothing, and work on (model, loss_fn, batch) alone."""
 
+from regimes.probes.alpha_req import AlphaReQ
 from regimes.probes.example_loss import ExampleLoss
 from regimes.probes.gradient_noise_scale import GradientNoiseScale
 from regimes.probes.gradient_norm import GradientNorm
 from regimes.probes.layer_norms import LayerNorms
+from regimes.probes.laziness import Laziness
+from regimes.probes.rank_me import RankMe
 from regimes.probes.sharpness import Sharpness
+from regimes.probes.spectrum import detect_phases
 from regimes.probes.update_ratio import UpdateRatio
 from regimes.probes.weight_norm import WeightNorm
 
 __all__ = [
+    "AlphaReQ",
     "ExampleLoss",
     "GradientNoiseScale",
     "GradientNorm",
     "LayerNorms",
+    "Laziness",
+    "RankMe",
     "Sharpness",
     "UpdateRatio",
     "WeightNorm",
+    "detect_phases",
 ]

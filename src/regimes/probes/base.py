@@ -20,6 +20,8 @@ class ViewProbe(Probe):
 
     #: The probe compares with the trained weights before the step.
     wants_previous: ClassVar[bool] = False
+    #: The probe compares with the weights at the run's step 0.
+    wants_initial: ClassVar[bool] = False
 
     def __call__(
         self, model: nn.Module, loss_fn: Callable[[nn.Module, Any], Any], batch: Any, **more: Any
@@ -33,8 +35,9 @@ class ViewProbe(Probe):
             ``loss_fn(model, batch)`` returns the mean loss, losses per example or UnitLosses (any Loss of ours).
         batch : batch
         **more
-            ``previous=`` (weights before the step by name), ``groups=`` (parameter names by group), ``batches=``
-            (callable ``(count, size) -> batches``), ``size=`` (examples in the training data).
+            ``previous=`` (weights before the step by name), ``initial=`` (weights at the beginning by name),
+            ``groups=`` (parameter names by group), ``batches=`` (callable ``(count, size) -> batches``), ``size=``
+            (examples in the training data).
 
         Returns
         -------

@@ -36,6 +36,9 @@ class View:
         Those that are trained. Default: all that require gradients.
     previous : mapping of str to Tensor, optional
         Trained weights before the step, for probes that say ``wants_previous``.
+    initial : mapping of str to Tensor, optional
+        All weights at step 0 of the run, after the transforms of its first phase, for probes that say
+        ``wants_initial``.
     groups : mapping of str to names, optional
         Parameter groups: what they match, and the names of the parameters that they own.
     batches : callable, optional
@@ -53,11 +56,13 @@ class View:
         *,
         parameters: Mapping[str, Tensor] | None = None,
         previous: Mapping[str, Tensor] | None = None,
+        initial: Mapping[str, Tensor] | None = None,
         groups: Mapping[str, Sequence[str]] | None = None,
         batches: Callable[[int, int], list[Any]] | None = None,
         size: int | None = None,
     ) -> None:
-        self.model, self.batch, self.previous, self.size = model, batch, previous, size
+        self.model, self.batch, self.size = model, batch, size
+        self.previous, self.initial = previous, initial
         self.parameters = dict(parameters or {n: p for n, p in model.named_parameters() if p.requires_grad})
         self.groups = dict(groups or {})
         self._loss_fn, self._batches = loss_fn, batches
@@ -113,6 +118,10 @@ class View:
     def fixed(self, examples: int) -> Any:
         """One batch of `examples` training examples, always the same; outside a run, the given batch."""
         return self.batch if self._batches is None else self._batches(1, examples)[0]
+
+    def pieces(self, examples: int, size: int) -> list[Any]:
+        """Up to `examples` training examples in batches of `size`, always the same; outside a run, the given batch."""
+        return [self.batch] if self._batches is None else self._batches(-(-examples // size), min(size, examples))
 
     def batches(self, count: int, size: int) -> list[Any]:
         """Up to `count` disjoint batches of `size` examples, the same at every call.

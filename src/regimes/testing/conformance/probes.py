@@ -63,7 +63,7 @@ def disturbs_nothing_alone(stand: Stand) -> None:
     work.loss(model, batch).values.mean().backward()
     before = _everything(model)
     with importable(stand.cls):
-        first, again = (stand.example(model, work.loss, batch, previous=previous) for _ in range(2))
+        first, again = (stand.example(model, work.loss, batch, previous=previous, initial=previous) for _ in range(2))
     found = trees.differences(before, _everything(model))
     demand(not found, f"{stand.example!r} leaves changes at {found[:4]}")
     fine = first and all(isinstance(k, str) and isinstance(v, float | int) for k, v in first.items())

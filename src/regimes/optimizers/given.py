@@ -1,0 +1,45 @@
+"""The evaluate that an inner rule sees: one plain evaluation that has been made already."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from regimes.core.errors import DeclarationError
+
+
+class Given:
+    """Answers the one plain evaluation that a rule makes, and gives it randomness of its own.
+
+    Parameters
+    ----------
+    evaluate : callable
+        What the outer rule was given.
+    evaluation : Evaluation
+        The answer, with gradients of the inner rule's parameters.
+    key : str
+        Path of the inner rule in the outer one, for messages.
+    stream : str
+        Put before the names of random streams, so that two inner rules draw different numbers.
+
+    Raises
+    ------
+    DeclarationError
+        If the rule asks for more.
+    """
+
+    def __init__(self, evaluate: Any, evaluation: Any, key: str, stream: str = "") -> None:
+        self._evaluate, self._evaluation, self._key, self._stream = evaluate, evaluation, key, stream
+
+    def __call__(
+        self, grad: bool = True, final: bool = True, capture: Any = (), examples: bool = False, reduce: bool = True
+    ) -> Any:
+        """Return the evaluation."""
+        if not (grad and final and reduce) or capture or examples:
+            raise DeclarationError(
+                "the rule asks for more than the gradient; an inner rule is given one plain evaluation", self._key
+            )
+        return self._evaluation
+
+    def rng(self, name: str) -> Any:
+        """Return a torch generator at the start of the inner rule's stream `name`."""
+        return self._evaluate.rng(f"{self._stream}{name}")

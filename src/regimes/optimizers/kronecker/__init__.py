@@ -1,0 +1,1 @@
+"""Rules with a Kronecker-factored preconditioner of each layer."""
