@@ -54,7 +54,7 @@ def test_slots_are_the_objects_that_the_instance_uses(hand):
     parameters, gradients = hand.given(SHAPES, 2)
     state = hand.drive(rg.Torch("SGD", lr=0.1, momentum=0.9), parameters, gradients)
     for key, p in parameters.items():
-        assert state["_instance"].state[p] is state["slots"][key]
+        assert state["cache:instance"].state[p] is state["slots"][key]
         assert list(state["slots"][key]) == ["momentum_buffer"]
 
 
@@ -105,7 +105,7 @@ def test_a_phase_with_other_parameters_gets_another_instance(hand, seam):
     list(run)
     assert torch.equal(run.model[0].weight, before) == (seam == "freeze")
     assert set(run.states["optimizer"]["slots"]) == set(run.parameters)
-    held = run.states["optimizer"]["_instance"].param_groups[0]["params"]
+    held = run.states["optimizer"]["cache:instance"].param_groups[0]["params"]
     assert [id(p) for p in held] == [id(p) for p in run.parameters.values()]
 
 

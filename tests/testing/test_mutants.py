@@ -199,13 +199,13 @@ class Amnesiac(Uniform):
     needs = ("units",)
 
     def init(self, view):
-        return {"_seen": 0}
+        return {"cache:seen": 0}
 
     def draw(self, state, cursor, n, ctx):
-        return Draw((np.arange(n) + 5 * state.get("_seen", 0)) % ctx.view.size, cursor)
+        return Draw((np.arange(n) + 5 * state.get("cache:seen", 0)) % ctx.view.size, cursor)
 
     def observe(self, state, signals, at):
-        return {"_seen": state.get("_seen", 0) + 1}
+        return {"cache:seen": state.get("cache:seen", 0) + 1}
 
 
 @caught_by("draws the same again", "leaves a skipped step untouched", SEAM)
@@ -486,8 +486,8 @@ class Sometimes(Descent):
     def step(self, state, parameters, evaluate):
         state = super().step(state, parameters, evaluate)
         if self.nesterov:
-            state["_cache"] = state.get("_cache", 0.0) + 0.01
-            parameters["4.bias"].data.add_(state["_cache"])
+            state["cache:sum"] = state.get("cache:sum", 0.0) + 0.01
+            parameters["4.bias"].data.add_(state["cache:sum"])
         return state
 
 

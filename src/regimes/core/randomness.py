@@ -6,9 +6,13 @@ Two draws at the same address are equal, whatever was drawn before, on whichever
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import random
+import sys
+import types
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -57,18 +61,135 @@ def seeded(seed: int) -> Iterator[None]:
     ...     first == random.random()
     True
     """
+    with kept():
+        seed_all(seed)
+        yield
+
+
+def seed_all(seed: int) -> None:
+    """Set the global generators of Python, numpy and torch, those of devices in use too, to the start of `seed`."""
     import torch
 
-    python, theirs, ours = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
+@contextlib.contextmanager
+def kept(torch_alone: bool = False) -> Iterator[None]:
+    """Inside, the global generators may be used; afterwards they are as before.
+
+    Parameters
+    ----------
+    torch_alone : bool
+        Leave out Python's and numpy's, whose states cost 100 us.
+    """
+    import torch
+
+    python, theirs = (None, None) if torch_alone else (random.getstate(), np.random.get_state())
+    ours = torch.default_generator.get_state()
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.default_generator.manual_seed(seed)
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(theirs)
-        torch.set_rng_state(ours)
+        if python is not None and theirs is not None:
+            random.setstate(python)
+            np.random.set_state(theirs)
+        torch.default_generator.set_state(ours)
+        if devices:
+            torch.cuda.set_rng_state_all(devices)
+
+
+def own_generator(*holders: object) -> str | None:
+    """Return the name of an attribute of these, or of what they hold, that is a random generator of its own.
+
+    No address reaches such a generator: after a resume it stands somewhere else.
+
+    Examples
+    --------
+    >>> class Noisy:
+    ...     def __init__(self): self.transforms = [Noisy.Jitter()]
+    ...     class Jitter:
+    ...         def __init__(self): self.rng = np.random.default_rng(0)
+    >>> own_generator(Noisy()), own_generator([1, 2])
+    ('rng', None)
+    """
+    import torch
+
+    kinds = np.random.Generator, np.random.RandomState, random.Random, torch.Generator
+    seen: set[int] = set()
+    ahead: list[tuple[object, int]] = [(holder, 0) for holder in holders]
+    while ahead:
+        holder, depth = ahead.pop()
+        if id(holder) in seen or depth > 4 or isinstance(holder, type | types.ModuleType):
+            continue
+        seen.add(id(holder))
+        held = list(getattr(holder, "__dict__", {}).items())
+        if isinstance(holder, list | tuple) and len(holder) <= 64:
+            held += [("", item) for item in holder]
+        for name, value in held:
+            if isinstance(value, kinds):
+                return name
+            ahead.append((value, depth + 1))
+    return None
+
+
+class Marks:
+    """Where Python's and numpy's global generators stand: equal before and after what draws from neither.
+
+    Both are Mersenne twisters: a place in a block of 624 words, and the block, of which the first word stands for all.
+    Where a look at them in memory does not agree with what they say of themselves, their whole states are compared
+    (80 us instead of 1).
+
+    Examples
+    --------
+    >>> look = Marks()
+    >>> before = look(); _ = random.random(); before == look()
+    False
+    >>> before = look(); _ = np.random.rand(312); before == look()
+    False
+    >>> before = look(); before == look()
+    True
+    """
+
+    def __init__(self) -> None:
+        self._python, self._generator = _python_words(), _global_numpy()
+        self._numpy = _numpy_words(self._generator)
+
+    def __call__(self) -> tuple[object, ...]:
+        """Return the marks of this moment."""
+        python, theirs = self._python, self._numpy
+        one = random.getstate() if python is None else (python[0].value, python[1].value)
+        if theirs is None or _global_numpy() is not self._generator:
+            return one, repr(_global_numpy().state)
+        return one, theirs[0].value, theirs[1].value
+
+
+def _global_numpy() -> Any:
+    return np.random.get_bit_generator()  # type: ignore[attr-defined]  # public, but the stubs lack it
+
+
+Words = tuple[ctypes.c_int, ctypes.c_uint32]
+
+
+def _python_words() -> Words | None:
+    """Place and first word of Python's generator: CPython keeps them right behind the object's head."""
+    owner, head = getattr(random, "_inst", None), object.__basicsize__
+    if sys.implementation.name != "cpython" or owner is None or owner.__sizeof__() < head + 4 * 625:
+        return None
+    found = ctypes.c_int.from_address(id(owner) + head), ctypes.c_uint32.from_address(id(owner) + head + 4)
+    said = random.getstate()[1]
+    return found if (found[0].value, found[1].value) == (said[624], said[0]) else None
+
+
+def _numpy_words(generator: Any) -> Words | None:
+    if not isinstance(generator, np.random.MT19937):
+        return None
+    address, said = generator.ctypes.state_address, generator.state["state"]
+    found = ctypes.c_int.from_address(address + 4 * 624), ctypes.c_uint32.from_address(address)
+    return found if (found[0].value, found[1].value) == (said["pos"], int(said["key"][0])) else None
 
 
 class Streams:

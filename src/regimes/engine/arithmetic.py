@@ -69,20 +69,21 @@ def gradient(values: Tensor, seeds: Tensor, leaves: tuple[Tensor, ...]) -> Seque
         return torch.autograd.grad(values, leaves, grad_outputs=seeds, allow_unused=True)
 
 
-def owned(gradients: Sequence[Tensor | None], leaves: Sequence[Tensor]) -> list[Tensor]:
+def owned(gradients: Sequence[Tensor | None], leaves: Sequence[Tensor], seeds: Tensor) -> list[Tensor]:
     """Return gradients that may be changed in place.
 
-    A leaf that is not reached has gradient zero; autograd may hand out one tensor twice, or expanded ones.
+    A leaf that is not reached has gradient zero; autograd may hand out one tensor twice, expanded ones, pieces of one,
+    or the seeds themselves (of a leaf that is added to the values).
     """
-    seen: set[int] = set()
+    seen = {seeds.untyped_storage().data_ptr()}
     made: list[Tensor] = []
     for g, leaf in zip(gradients, leaves):
         if g is None:
             g = torch.zeros_like(leaf)
-        address = g.data_ptr()
-        if address in seen or not g.is_contiguous():
+        elif (address := g.untyped_storage().data_ptr()) in seen or not g.is_contiguous():
             g = g.clone(memory_format=torch.contiguous_format)
-        seen.add(address)
+        else:
+            seen.add(address)
         made.append(g)
     return made
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from regimes.core.errors import DeclarationError, UserCodeError
+from regimes.core.notice import notice
+from regimes.core.randomness import kept, own_generator
 from regimes.engine.plan import fetch
 
 
@@ -18,6 +20,18 @@ def in_user_code(run: Any, why: Exception, number: int) -> UserCodeError:
         f"the model or loss failed at step {frame.step} of phase '{run.phase.name}', micro-batch {number}, seed "
         f"{run.seed}: {type(why).__name__}: {why}"
     )
+
+
+def say_own_generator(model: nn.Module) -> None:
+    """Say that a model's own generator is beyond what a resume can promise."""
+    for name, module in model.named_modules():
+        found = own_generator(module)
+        if found is not None:
+            notice(
+                f"model: on a resume the numbers that module '{name}' draws from a generator of its own ({found}) are "
+                "not the same; torch's, numpy's and Python's global generators are set anew for every forward: draw "
+                "from those."
+            )
 
 
 def first_bad_layer(run: Any, live: Any, batch: Any, number: int) -> str | None:
@@ -60,18 +74,15 @@ def refuse_randomness(run: Any) -> None:
     plan, device = run.frame.plans[0].part(0, 2), run.workload.device
     live = run.phase.substitute(plan.knobs | run.phase.step_knobs.values(run.states["knobs"], run.position))
     batch = fetch(plan, run.workload.sources["train"], run.view, device, run.streams)
-    before = torch.default_generator.get_state()
-    try:
-        run.rekey(plan.step)
+    with kept():
+        run.forward.step = plan.step
         with run.buffers.aside():
             run.forward(live, batch, 0, False)
-        # The forward begins by addressing the generator: one that drew nothing still stands there.
+        # The forward begins by addressing the generators: where it drew nothing they still stand there.
         after = _generators(device)
-        run.address_forward(0)
+        run.forward.address(0)
         moved = any(not torch.equal(a, b) for a, b in zip(after, _generators(device)))
-    finally:
-        torch.default_generator.set_state(before)
-    if moved:
+    if moved or run.forward.draws:
         raise DeclarationError(
             "got 'auto', but the forward draws random numbers, which are drawn per micro-batch; give a number",
             "micro_batch",

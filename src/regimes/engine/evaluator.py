@@ -161,7 +161,7 @@ class Evaluator:
 
     def _sum(self, grad: bool, keep_units: bool, captures: Captures) -> tuple[float, tuple[Tensor, ...], Units | None]:
         run, plan = self.run, self.plan
-        run.rekey(plan.step)
+        run.forward.step = plan.step
         chosen = None if self.live.selector is None else self._selection()
         tree, kept, total, mass, start = arithmetic.Tree(), [], 0.0, 0.0, 0
         for number, batch in enumerate(self.batches()):

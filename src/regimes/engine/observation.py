@@ -149,7 +149,7 @@ class Observer:
     def _losses(self, model: nn.Module, batch: Any) -> UnitLosses:
         """The loss that is trained on, in the declared precision."""
         run, loss = self.run, self._live.loss
-        with run._precision():
+        with run.forward.precision():
             return (run.loss if loss is None else loss).units(run.states["loss"], model, batch)
 
     def _step_batch(self) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regimes.core.errors import DeclarationError, ResumeError, RunFailed, UserCodeError
+from regimes.core.errors import DeclarationError, ResumeError, RunFailed
 from regimes.core.kinds import Loss
 from regimes.core.progress import Progress
 from regimes.core.randomness import Streams, seed32
 from regimes.core.regime import Regime
-from regimes.core.unit_losses import UnitLosses
 from regimes.engine import arithmetic, diagnose, seam, trees, trials
-from regimes.engine.buffers import Buffers
+from regimes.engine.buffers import Buffers, load_into, state_of
 from regimes.engine.compile import CompiledPhase, compile_regime, epochs
+from regimes.engine.forwards import Forward
 from regimes.engine.frames import Frame
 from regimes.engine.step import Record, draw, step
 from regimes.engine.validate import Validation
@@ -70,7 +69,9 @@ class Run:
         self.validation = Validation(self, validate)
         self.probes = tuple(probes)
         self.frames = [Frame()]
+        self.forward = Forward(self)
         self.model = workload.build(seed32(seed, "init"))
+        diagnose.say_own_generator(self.model)
         self.states: dict[str, Any] = {}
         self._edited: CompiledPhase | None = None
         self.finished = False
@@ -144,7 +145,7 @@ class Run:
         if declared.micro_batch == "auto":
             diagnose.refuse_interaction(self)
         self._micro = declared.micro_batch
-        self._autocast = declared.precision == "bfloat16"
+        self.autocast = declared.precision == "bfloat16"
 
     def _fill_queue(self) -> None:
         while len(self.frame.plans) < self.phase.declaration.lag + 1:
@@ -162,6 +163,12 @@ class Run:
                 f"'{self.phase.name}'; lower the learning rate or look at the examples named in the records"
             )
         frame.spent = self.work.spent - self.work.before_phase
+        if length.unit == "flops" and frame.spent == 0.0 and not frame.skipped_in_a_row:
+            raise DeclarationError(
+                f"got '{length.budget}', but a step of this model uses no floating-point operation that is counted; "
+                "give it in steps, samples or tokens",
+                "budget",
+            )
         self._locate()
         if frame.trial is not None:
             if not trials.over(self):
@@ -200,45 +207,12 @@ class Run:
             return [n]
         return [min(size, n - start) for start in range(0, n, size)]
 
-    def rekey(self, step_number: int) -> None:
-        """Address the forwards of one step."""
-        self._step_number = step_number
-
-    def address_forward(self, number: int) -> None:
-        """Set the global generators to the start of one micro-batch's forward."""
-        torch.default_generator.manual_seed(self.streams.seed32("forward", self._step_number, number))
-        if self.workload.device.type == "cuda":
-            torch.cuda.manual_seed(self.streams.seed32("forward-device", self._step_number, number))
-
-    def forward(self, live: Any, batch: Any, number: int, grad: bool) -> UnitLosses:
-        """One forward of one micro-batch: seeded, in the declared precision."""
-        self.address_forward(number)
-        loss = live.loss if live.loss is not None else self.loss
-        try:
-            if grad and not self._autocast:
-                losses = loss.units(self.states["loss"], self.model, batch)
-            else:
-                with torch.set_grad_enabled(grad), self._precision():
-                    losses = loss.units(self.states["loss"], self.model, batch)
-        except (DeclarationError, UserCodeError, torch.OutOfMemoryError):
-            raise
-        except Exception as why:
-            raise diagnose.in_user_code(self, why, number) from why
-        if losses.values.ndim != 1:
-            losses = UnitLosses(losses.values.reshape(-1), losses.weights, losses.examples)
-        return losses
-
-    def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        if self._autocast:
-            return torch.autocast(self.workload.device.type, torch.bfloat16)
-        return contextlib.nullcontext()
-
     def gradients(self, values: Tensor, weights: Tensor | None) -> list[Tensor]:
         """Gradient of the weighted sum of unit losses, zero for parameters that the loss does not reach."""
         if not values.requires_grad:
             raise DeclarationError("the loss depends on no trainable parameter", "trainable")
         seeds = arithmetic.ones(values) if weights is None else weights.to(values.dtype)
-        return arithmetic.owned(arithmetic.gradient(values, seeds, self._leaves), self.trained)
+        return arithmetic.owned(arithmetic.gradient(values, seeds, self._leaves), self.trained, seeds)
 
     def first_bad_layer(self, live: Any, batch: Any, number: int) -> str | None:
         """Name of the first module whose output is not finite."""
@@ -279,13 +253,11 @@ class Run:
         """Train one step; the caller's random state is put back."""
         if self.finished:
             raise RunFailed("the run is finished; fork or extend it to train on")
-        before = torch.default_generator.get_state()
-        try:
+        with self.forward.callers_kept():
             trials.begin(self)
-            record = self._step_in_memory()
+            work = replace(self.work)
+            record = self.forward.addressed(self._step_in_memory, lambda: setattr(self, "work", work))
             return record if self.frame.trial is None else trials.note(self, record)
-        finally:
-            torch.default_generator.set_state(before)
 
     def _step_in_memory(self) -> Record:
         """Step; where the micro-batch is ours to choose, halve it on out-of-memory and repeat the same step."""
@@ -312,7 +284,6 @@ class Run:
 
     def tree(self) -> dict[str, Any]:
         """Return the whole state of the run: what a checkpoint holds."""
-        model = dict(self.model.state_dict(keep_vars=True))
         return {
             "seed": self.seed,
             "regime": self.regime.hash,
@@ -323,7 +294,8 @@ class Run:
             "sources": {name: source.state() for name, source in self.workload.sources["train"].items()},
             "finished": self.finished,
             "micro": self._micro,
-            "model": model,
+            "flops": {} if self.flops is None else self.flops.state(),
+            **state_of(self.model),
         }
 
     def load(self, tree: dict[str, Any]) -> None:
@@ -341,7 +313,7 @@ class Run:
             self.workload.build(seed32(self.seed, "init")), self.regime, self.frame.phase
         )
         try:
-            self.model.load_state_dict(tree["model"], strict=True)
+            load_into(self.model, {part: tree[part] for part in ("model", "buffers")})
         except RuntimeError as why:
             raise ResumeError(f"the checkpoint does not fit the model: {why}") from None
         if self.frame.trial is not None:
@@ -352,6 +324,8 @@ class Run:
         for name, source in self.workload.sources["train"].items():
             source.load(tree["sources"][name])
         self.work = Work.restored(tree["work"])
+        if self.flops is not None:
+            self.flops.load(tree["flops"])
         self.seams, self.finished, self._micro = list(tree["seams"]), tree["finished"], tree["micro"]
         self._locate()
 

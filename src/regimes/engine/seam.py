@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from regimes.core.errors import DeclarationError, nearest
 from regimes.core.kinds import TransformResult
+from regimes.engine import trees
 from regimes.engine.plan import Plan, fetch
 from regimes.optimizers.groups import roles_of
 from regimes.optimizers.layers import Layer, layers_of
@@ -223,7 +224,7 @@ def _moved(old: Any, fresh: Any, results: Mapping[str, TransformResult]) -> Any:
     if isinstance(old, dict) and isinstance(fresh, dict):
         out = {}
         for key, value in old.items():
-            if key.startswith("_"):
+            if key.startswith(trees.CACHE):
                 continue
             if key == "slots":
                 out[key] = _moved_slots(value, fresh["slots"], results)
@@ -256,7 +257,7 @@ def _fitted(old: Any, new: Any, rules: Mapping[str, str]) -> Any:
         for key, value in new.items()
     }
     # Slots that a rule makes at its first step are missing from a fresh state.
-    return fitted | {key: value for key, value in old.items() if key not in new and not key.startswith("_")}
+    return fitted | {key: value for key, value in old.items() if key not in new and not key.startswith(trees.CACHE)}
 
 
 def _fitted_tensor(old: Any, new: Any, rule: str) -> Any:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
-
 from regimes.core.errors import NonFinite
 from regimes.core.kinds import DrawContext
 from regimes.core.progress import Progress
@@ -54,8 +52,8 @@ def step(run: Any) -> Record:
     except NonFinite as why:
         evaluate.undo()
         signals = skipped(run, why, plan)
-    except torch.OutOfMemoryError:
-        # Nothing has been written yet: the run halves its micro-batch and repeats the step, or gives up.
+    except Exception:
+        # Nothing has been written yet: out of memory, the run halves its micro-batch and repeats the step.
         evaluate.undo()
         raise
     else:

@@ -12,13 +12,16 @@ from regimes.core.errors import RegimesError, show
 
 _TENSOR, _FLOAT, _TUPLE = "__tensor__", "__float__", "__tuple__"
 
+#: A key that starts so holds what can be made again. No parameter, module or source of a person's is called like that.
+CACHE = "cache:"
+
 
 def clone(tree: Any) -> Any:
-    """Return a deep copy without caches (keys that start with ``_``)."""
+    """Return a deep copy without caches (keys that start with ``cache:``)."""
     if isinstance(tree, Tensor):
         return tree.detach().clone()
     if isinstance(tree, dict):
-        return {key: clone(value) for key, value in tree.items() if not str(key).startswith("_")}
+        return {key: clone(value) for key, value in tree.items() if not str(key).startswith(CACHE)}
     if isinstance(tree, list | tuple):
         return type(tree)(clone(value) for value in tree)
     return tree
@@ -47,7 +50,7 @@ def flatten(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
         return {
             key: flatten(value, tensors, f"{path}.{key}" if path else key)
             for key, value in tree.items()
-            if not key.startswith("_")
+            if not key.startswith(CACHE)
         }
     if isinstance(tree, list):
         return [flatten(value, tensors, f"{path}.{i}") for i, value in enumerate(tree)]
@@ -88,7 +91,7 @@ def differences(one: Any, other: Any, path: str = "") -> list[str]:
         equal = one.dtype == other.dtype and one.shape == other.shape and _same_bytes(one, other)
         return [] if equal else [path]
     if isinstance(one, dict) and isinstance(other, dict):
-        keys = [k for k in dict.fromkeys([*one, *other]) if not str(k).startswith("_")]
+        keys = [k for k in dict.fromkeys([*one, *other]) if not str(k).startswith(CACHE)]
         out = []
         for key in keys:
             below = f"{path}.{key}" if path else str(key)

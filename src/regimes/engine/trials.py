@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from regimes.core import fields, notation, paths
 from regimes.core.combinators import Window
 from regimes.core.errors import DeclarationError
@@ -18,6 +15,7 @@ from regimes.core.randomness import seed32
 from regimes.core.regime import DATA_SLOTS
 from regimes.core.trial import Trial, TrialEnd
 from regimes.engine import seam, trees
+from regimes.engine.buffers import load_into, state_of
 from regimes.engine.compile import CompiledPhase
 from regimes.engine.frames import Frame
 
@@ -72,7 +70,7 @@ def _push(run: Any, name: str, trial: Trial) -> None:
         "amount": amount,
         "validate": trial.validate,
         "records": [],
-        "kept": {"model": trees.clone(dict(run.model.state_dict())), "states": trees.clone(run.states)},
+        "kept": {"weights": trees.clone(state_of(run.model)), "states": trees.clone(run.states)},
     }
     plans = [replace(plan, cursor=copy.deepcopy(plan.cursor)) for plan in outer.plans]
     inner = replace(
@@ -84,7 +82,7 @@ def _push(run: Any, name: str, trial: Trial) -> None:
     old = run.states
     run.begin_trial(made)
     if trial.start == "beginning":
-        run.model.load_state_dict(run.workload.build(seed32(run.seed, "init")).state_dict())
+        load_into(run.model, state_of(run.workload.build(seed32(run.seed, "init"))))
     run.states = _states(run, phase, made, {} if trial.start == "beginning" else old)
     if trial.address or _data(phase) != _data(made):
         inner.plans, inner.cursor = [], seam.fresh_cursor(run, made, run.streams.prefix)
@@ -162,7 +160,7 @@ def _pop(run: Any, last: Any) -> None:
     about = inner.trial
     weights = {name: value.detach().clone() for name, value in run.evaluation_weights().items()}
     used = run.consumed - about["begin"]
-    _restore(run.model.state_dict(), about["kept"]["model"])
+    load_into(run.model, about["kept"]["weights"])
     run.frames.pop()
     run.states = about["kept"]["states"]
     run.frame.tried += used
@@ -174,11 +172,3 @@ def _pop(run: Any, last: Any) -> None:
         run.states["knobs"][about["owner"].removeprefix("knobs.")] = absorbed
     else:
         run.states[about["owner"]] = absorbed
-
-
-@torch.no_grad()
-def _restore(into: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
-    """Write the kept tensors back, in place: parameters stay the same objects."""
-    for name, value in into.items():
-        if isinstance(value, Tensor):
-            value.copy_(kept[name])

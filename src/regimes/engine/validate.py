@@ -12,6 +12,7 @@ from torch import Tensor
 
 from regimes.core.duration import Duration
 from regimes.core.errors import DeclarationError, nearest
+from regimes.core.randomness import kept, seed_all
 from regimes.engine import arithmetic
 from regimes.engine.metrics import Meter
 from regimes.engine.plan import Plan, fetch
@@ -108,7 +109,7 @@ class Validation:
         self._account = account
         sources = run.workload.sources[split]
         weights, _ = run.judged_weights()
-        with judged(run, weights), fixed_randomness():
+        with judged(run, weights), run.buffers.aside(), kept():
             whole = Meter(run.workload.metrics)
             meters = {name: self._measure_source(split, name, whole) for name in sources}
         if len(sources) > 1:
@@ -124,7 +125,7 @@ class Validation:
         for start in range(0, len(source), workload.eval_batch):
             indices = np.arange(start, min(start + workload.eval_batch, len(source)))
             batch = fetch(Plan(start, indices, None, None, {}, {}, {}), {name: source}, view, workload.device)
-            torch.default_generator.manual_seed(start)
+            seed_all(start)
             with torch.no_grad():
                 self._charge(batch)
                 losses, output, target = self._losses(batch)
@@ -165,13 +166,3 @@ def judged(run: Any, weights: Mapping[str, Tensor] | None) -> Iterator[None]:
             p.data = kept[name]
         for module, training in modes:
             module.training = training
-
-
-@contextlib.contextmanager
-def fixed_randomness() -> Iterator[None]:
-    """Inside, torch's global generator may be used; afterwards it is as before."""
-    before = torch.default_generator.get_state()
-    try:
-        yield
-    finally:
-        torch.default_generator.set_state(before)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from regimes.core.randomness import kept
+from regimes.engine.buffers import copies, put_back, slots
 
 #: CPU attention kernels, for which torch's counter reports 0.
 _ATTENTION = (
@@ -64,6 +68,7 @@ class Flops:
 
     def __init__(self) -> None:
         self._known: dict[Any, float] = {}
+        self._earlier: dict[str, float] = {}
 
     def charge(self, run: Any, live: Any, batch: Any, grad: bool, scoring: bool = False) -> None:
         """Charge one evaluation of a micro-batch: to training, or, of a trial or a scoring pass, beside it."""
@@ -84,25 +89,42 @@ class Flops:
         """Return the operations of `evaluate`, counted once per key; buffers and random state are put back."""
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = self._count(model, evaluate)
+            earlier = self._earlier.get(repr(key))
+            found = self._known[key] = self._count(model, evaluate) if earlier is None else earlier
         return found
+
+    def state(self) -> dict[str, float]:
+        """Return what has been counted: a forward that skips layers at random might count something else now."""
+        return self._earlier | {repr(key): count for key, count in self._known.items()}
+
+    def load(self, state: Mapping[str, float]) -> None:
+        """Go on with what was counted before."""
+        self._known, self._earlier = {}, dict(state)
 
     def _count(self, model: nn.Module, evaluate: Callable[[], Any]) -> float:
         from torch.utils.flop_counter import FlopCounterMode
 
-        buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
-        state = torch.default_generator.get_state()
+        places = slots(model)
+        before = copies(places)
         counter = FlopCounterMode(display=False, custom_mapping=formulas())
+        # Only the sum is wanted, and hooks on modules cannot bear a parameter that is passed through one.
+        counter.mod_tracker = _NoModules()  # type: ignore[assignment]
         try:
-            with counter, warnings.catch_warnings():
+            with kept(), counter, warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 evaluate()
         finally:
-            torch.default_generator.set_state(state)
-            with torch.no_grad():
-                for name, b in model.named_buffers():
-                    b.copy_(buffers[name])
+            put_back(places, before)
         return float(counter.get_total_flops())
+
+
+class _NoModules(contextlib.AbstractContextManager[None]):
+    """Stands for the tracker of modules: all operations are the whole model's."""
+
+    parents = frozenset({"Global"})
+
+    def __exit__(self, *args: object) -> None:
+        return None
 
 
 def shapes(batch: Any) -> Any:

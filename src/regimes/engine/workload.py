@@ -12,6 +12,7 @@ from torch import nn
 
 from regimes.core.errors import DeclarationError, UserCodeError, show
 from regimes.core.kinds import Loss, SourceView
+from regimes.core.randomness import seeded
 from regimes.core.source import Source
 from regimes.losses.coerce import as_loss
 from regimes.sources.coerce import as_sources
@@ -98,16 +99,14 @@ class Workload:
         """Return a fresh model on the device; the caller's random state is put back."""
         if isinstance(self.model, nn.Module):
             return copy.deepcopy(self.model).to(self.device)
-        before = torch.get_rng_state()
         try:
-            torch.manual_seed(seed32)
-            made = self.model()
+            with seeded(seed32):
+                torch.manual_seed(seed32)  # reaches devices that are not in use yet
+                made = self.model()
         except DeclarationError:
             raise
         except Exception as why:
             raise UserCodeError(f"building the model {self.name!r} failed: {why}") from why
-        finally:
-            torch.set_rng_state(before)
         if not isinstance(made, nn.Module):
             raise DeclarationError(f"got {show(made)} from the factory; allowed: an nn.Module", "model")
         return made.to(self.device)

@@ -69,12 +69,12 @@ class LengthCurriculum(Sampler):
 
     def start(self, view: SourceView, key: tuple[str | int, ...]) -> State:
         """Begin where the inner sampler begins; refuse data without lengths."""
-        return super().start(view, key) | {"_lengths": column(view, "length", "sampler")}
+        return super().start(view, key) | {"cache:lengths": column(view, "length", "sampler")}
 
     def draw(self, state: State, cursor: State, n: int, ctx: DrawContext) -> Draw:
         """Let the inner sampler draw, then say how long the pieces are and where they begin."""
         inner = self.sampler.draw(state["sampler"], cursor["sampler"], n, ctx)
-        lengths = cursor.get("_lengths")
+        lengths = cursor.get("cache:lengths")
         if lengths is None:
             lengths = column(ctx.view, "length", "sampler")
         windows = lengths[_places(inner, ctx.view)]
@@ -82,7 +82,7 @@ class LengthCurriculum(Sampler):
         offsets = ctx.rng("length-curriculum").integers(windows - length + 1)
         columns = {**inner.columns, "length": length, "offset": offsets}
         return Draw(
-            inner.indices, {"sampler": inner.cursor, "_lengths": lengths}, inner.weights, inner.sources, columns
+            inner.indices, {"sampler": inner.cursor, "cache:lengths": lengths}, inner.weights, inner.sources, columns
         )
 
 

@@ -45,7 +45,7 @@ class Reshuffle(Sampler):
     def draw(self, state: State, cursor: State, n: int, ctx: DrawContext) -> Draw:
         """Walk on by `n`, into the next epoch if need be."""
         size, epoch, place = ctx.view.size, cursor["epoch"], cursor["next"]
-        order = cursor.get("_order")
+        order = cursor.get("cache:order")
         if order is None:
             order = _permutation(cursor, epoch, size, ctx)
         if place + n <= size:
@@ -53,7 +53,7 @@ class Reshuffle(Sampler):
             place += n
         else:
             drawn, epoch, place, order = _over_the_end(cursor, order, n, ctx)
-        after = {"key": cursor["key"], "epoch": epoch, "next": place, "_order": order}
+        after = {"key": cursor["key"], "epoch": epoch, "next": place, "cache:order": order}
         return Draw(drawn, after)
 
 

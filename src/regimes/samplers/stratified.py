@@ -64,16 +64,16 @@ class Stratified(Sampler):
         members = self._members(view)
         zeros = [0] * len(members)
         places = {"passes": zeros, "nexts": zeros, "credit": zeros}
-        return {"key": list(key), "by": self.by, **places, "_members": members, "_orders": {}}
+        return {"key": list(key), "by": self.by, **places, "cache:members": members, "cache:orders": {}}
 
     def draw(self, state: State, cursor: State, n: int, ctx: DrawContext) -> Draw:
         """Deal `n` to the classes, walk each of them on, and mix."""
         if cursor["by"] != self.by:
             raise DeclarationError(f"got a place among strata by '{cursor['by']}'; carry no cursor here", "by")
-        members = cursor.get("_members") or self._members(ctx.view)
+        members = cursor.get("cache:members") or self._members(ctx.view)
         sizes = np.array([len(examples) for examples in members])
         counts, credit = deal(np.array(cursor["credit"]), sizes, n)
-        passes, nexts, orders = list(cursor["passes"]), list(cursor["nexts"]), dict(cursor.get("_orders", {}))
+        passes, nexts, orders = list(cursor["passes"]), list(cursor["nexts"]), dict(cursor.get("cache:orders", {}))
         pieces = []
         for place in np.flatnonzero(counts).tolist():
             missing = int(counts[place])
@@ -89,7 +89,7 @@ class Stratified(Sampler):
                     del orders[place]
         indices = ctx.rng("stratified").permutation(np.concatenate(pieces))
         after = {"key": cursor["key"], "by": self.by, "passes": passes, "nexts": nexts, "credit": credit.tolist()}
-        return Draw(indices, after | {"_members": members, "_orders": orders})
+        return Draw(indices, after | {"cache:members": members, "cache:orders": orders})
 
     def _members(self, view: SourceView) -> list[np.ndarray]:
         """Examples of each class, classes in sorted order."""

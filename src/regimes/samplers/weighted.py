@@ -72,18 +72,18 @@ class Weighted(Sampler):
 
     def start(self, view: SourceView, key: tuple[str | int, ...]) -> State:
         """Draws are addressed by step: there is no place in the data; refuse weights that cannot be."""
-        return {"_table": self._table(view)}
+        return {"cache:table": self._table(view)}
 
     def draw(self, state: State, cursor: State, n: int, ctx: DrawContext) -> Draw:
         """Draw `n` with replacement by inverting the cumulative distribution."""
-        table = cursor.get("_table")
+        table = cursor.get("cache:table")
         if table is None or table[0] != self._kind():
             table = self._table(ctx.view)
         _, chances, edges, last = table
         places = ctx.rng("weighted").random(n) * edges[-1]
         indices = np.minimum(np.searchsorted(edges, places, side="right"), last)
         weights = (len(chances) * chances[indices]) ** -self.correction if self.correction else None
-        return Draw(indices, {"_table": table}, weights)
+        return Draw(indices, {"cache:table": table}, weights)
 
     def _kind(self) -> tuple[Any, ...]:
         """What the table depends on; a cursor carried from another declaration brings another table."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset, default_collate
 
 from regimes.core.errors import DeclarationError, show
+from regimes.core.randomness import own_generator
 from regimes.core.source import Source
 from regimes.sources.fingerprint import BOUND, fingerprint
 from regimes.sources.tensors import Tensors
@@ -48,7 +49,12 @@ class DatasetSource(Source):
 
     def __init__(self, dataset: Any, collate_fn: Callable[[list[Any]], Any] | None = None) -> None:
         self.dataset, self.collate_fn = dataset, collate_fn or default_collate
-        self.draws = not isinstance(dataset, list | tuple | TensorDataset)
+        self.draws = collate_fn is not None or not isinstance(dataset, list | tuple | TensorDataset)
+        if self.draws and (name := own_generator(dataset, collate_fn)) is not None:
+            self.promise = (
+                f"the same examples, but not the numbers that it draws from a generator of its own ({name}); torch's, "
+                "numpy's and Python's global generators are set anew for every batch: draw from those"
+            )
         if not len(dataset):
             raise DeclarationError(f"got {show(dataset)}, which has no example", "train")
 

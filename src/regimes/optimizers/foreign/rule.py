@@ -107,10 +107,10 @@ class Foreign(Optimizer):
 
     def _instance(self, state: State, parameters: Mapping[str, Tensor]) -> torch.optim.Optimizer:
         tensors = list(parameters.values())
-        instance = state.get("_instance")
+        instance = state.get("cache:instance")
         if instance is not None and _same_objects(instance.param_groups[0]["params"], tensors):
             return instance
-        instance = state["_instance"] = self.find(self.name)(tensors, **dict(self.options))
+        instance = state["cache:instance"] = self.find(self.name)(tensors, **dict(self.options))
         instance.param_groups[0].update(state["group"])
         for name, p in parameters.items():
             # Some classes fill their state on construction: theirs holds unless there is an older one.
