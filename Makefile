@@ -14,7 +14,7 @@ demo: .venv/ready
 	$(BIN)/regimes demo
 
 test: .venv/ready
-	$(BIN)/python -m pytest -m "not slow and not claims"
+	$(BIN)/python -m pytest -m "not slow"
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -25,9 +25,10 @@ conformance: .venv/ready
 	$(BIN)/python -m pytest -m "slow"
 
 claims: .venv/ready
-	$(BIN)/python -m pytest -m "claims"
+	$(BIN)/regimes verify --all --record --workers 2
 
 bench: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	for w in digits_mlp char_lm; do $(BIN)/python benchmarks/step_overhead.py --workload $$w --peers || exit 1; done
 	$(BIN)/python benchmarks/startup.py
 

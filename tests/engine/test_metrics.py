@@ -125,6 +125,23 @@ def test_accuracy_of_every_shape():
         accuracy(torch.zeros(6, 4), torch.zeros(5))
 
 
+def test_accuracy_is_told_where_the_classes_are_when_shapes_leave_it_open():
+    classes = torch.randint(0, 5, (6, 5), generator=G)
+    last = functional.one_hot(classes, 5).double()
+    with pytest.raises(
+        rg.DeclarationError, match=r"Accuracy: .*\(6, 5, 5\).* write Accuracy\(dim=1\) or Accuracy\(dim=-1\)"
+    ):
+        rg.Accuracy()(last, classes)
+    assert rg.Accuracy(dim=-1)(last[1:], classes[1:]).tolist() == [1.0] * 25
+    assert rg.Accuracy(dim=1)(last.movedim(-1, 1)[1:], classes[1:]).tolist() == [1.0] * 25
+    assert rg.Accuracy()(last[:5, 0], classes[:5, 0]).tolist()[1:] == [1.0] * 4  # (n, n) with (n,): rows are examples
+    assert rg.Accuracy(dim=-1)(last[1:], last[1:]).tolist() == [1.0] * 25
+    with pytest.raises(rg.DeclarationError, match="dim: got 'last'"):
+        rg.Accuracy(dim="last")
+    with pytest.raises(rg.DeclarationError, match=r"Accuracy: got an output of shape \(6, 4\)"):
+        rg.Accuracy(dim=3)(torch.zeros(6, 4), torch.zeros(6))
+
+
 def test_metrics_of_a_run_by_source_and_together():
     val = {"a": next(batches([7])), "b": next(batches([4], shift=1.0))}
     work = rg.Workload(

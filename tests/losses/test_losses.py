@@ -220,3 +220,8 @@ def test_adapters_stand_on_the_workload_and_name_no_place_on_disk():
     work = rg.Workload(model=lambda: nn.Linear(5, 5), train={"x": A, "y": B}, loss=per_example)
     assert str(Path.cwd()) not in repr(work)
     assert repr(work).endswith(":per_example))")
+
+
+def test_classes_that_come_last_are_sent_to_next_token():
+    with pytest.raises(rg.DeclarationError, match=r"loss: got an output of shape \(2, 7, 5\) .* loss=NextToken\(\)"):
+        rg.CrossEntropy().per_unit(torch.zeros(2, 7, 5), torch.zeros(2, 7, dtype=torch.long))

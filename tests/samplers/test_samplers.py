@@ -165,6 +165,15 @@ class Grid:
         return (np.arange(n) + 0.5) / n
 
 
+def test_losses_that_are_all_zero_draw_uniformly():
+    state = rg.LossWeighted(initial=1e-300).init(VIEW)
+    state["losses"].zero_()
+    ctx = DrawContext(VIEW, Streams(0, "main"), 0, Progress(), ("main",))
+    drawn = rg.LossWeighted().draw(state, {}, 4000, ctx)
+    assert drawn.weights.tolist() == [1.0] * 4000
+    assert stats.chisquare(np.bincount(drawn.indices, minlength=SIZE)).pvalue > 1e-3
+
+
 @pytest.mark.parametrize("uniform", [0.25, 0.5, 1.0])
 def test_importance_weights_keep_the_mean_unbiased_by_enumeration(uniform):
     losses = torch.tensor([1.0, 2.0, 4.0, 1.0], dtype=torch.float64)

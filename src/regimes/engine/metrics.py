@@ -9,39 +9,66 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regimes.core.errors import DeclarationError, UserCodeError
+from regimes.core.errors import DeclarationError, UserCodeError, show
 
 
 class Accuracy:
     """Share of examples (or tokens, positions, labels) that are right.
 
     Output (n, classes) with target (n,), or (n, length, classes) with (n, length), or torch's (n, classes, d1, ...)
-    with (n, d1, ...): the largest output is the target. Output in the shape of the target: logits, right where their
-    sign says what the target (0 or 1) says. Targets of -100 are left out.
+    with (n, d1, ...): the largest output is the target. Output in the shape of the target: logits of labels, right
+    where their sign says what the target (0 or 1) says. Targets of -100 are left out.
+
+    Parameters
+    ----------
+    dim : int, optional
+        Where the classes are. Needed where the shapes leave it open (as many classes as positions), and for targets
+        that are one-hot or probabilities, whose largest is then the target.
 
     Raises
     ------
     DeclarationError
-        For any other pair of shapes.
+        For any other pair of shapes, and for one that leaves open where the classes are.
 
     Examples
     --------
     >>> Accuracy()(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 0])).tolist()
     [1.0, 0.0]
+    >>> Accuracy(dim=1)(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])).tolist()
+    [1.0, 0.0]
     """
+
+    def __init__(self, dim: int | None = None) -> None:
+        if dim is not None and (not isinstance(dim, int) or isinstance(dim, bool)):
+            raise DeclarationError(f"got {show(dim)}; allowed: the dimension of the classes, such as 1 or -1", "dim")
+        self.dim = dim
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         """Return 1 for right and 0 for wrong, per unit."""
+        said = self._said(output, target)
+        if said.shape != target.shape:
+            target = target.argmax(self.dim)
         kept = target.reshape(-1) != -100
-        return (self._said(output, target) == target).reshape(-1)[kept].float()
+        return (said == target).reshape(-1)[kept].float()
 
     def _said(self, output: Tensor, target: Tensor) -> Tensor:
-        if output.shape == target.shape:
+        shape = output.shape
+        if self.dim is not None and -output.ndim <= self.dim < output.ndim:
+            said = output.argmax(self.dim)
+            if target.shape in (said.shape, shape):
+                return said
+        elif self.dim is None and shape == target.shape:
             return output > 0
-        if output.shape[:-1] == target.shape:
-            return output.argmax(-1)
-        if output.shape[:1] + output.shape[2:] == target.shape:
-            return output.argmax(1)
+        elif self.dim is None:
+            found = [dim for dim in (-1, 1) if output.ndim > 1 and output.select(dim, 0).shape == target.shape]
+            if len(found) == 2 and output.ndim > 2:
+                raise DeclarationError(
+                    f"got an output of shape {tuple(shape)} and a target of shape {tuple(target.shape)}, so that the "
+                    "classes may be the second or the last; write Accuracy(dim=1) or Accuracy(dim=-1)",
+                    "Accuracy",
+                )
+            if found:
+                return output.argmax(found[0])
         raise DeclarationError(
             f"got an output of shape {tuple(output.shape)} and a target of shape {tuple(target.shape)}; allowed: (n, "
             "classes) with (n,), or logits in the shape of the target",
@@ -49,7 +76,7 @@ class Accuracy:
         )
 
     def __repr__(self) -> str:
-        return "Accuracy()"
+        return "Accuracy()" if self.dim is None else f"Accuracy(dim={self.dim})"
 
 
 class Meter:

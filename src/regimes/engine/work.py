@@ -14,11 +14,8 @@ from torch import Tensor, nn
 from regimes.core.randomness import kept
 from regimes.engine.buffers import copies, put_back, slots
 
-#: CPU attention kernels, for which torch's counter reports 0.
-_ATTENTION = (
-    "_scaled_dot_product_flash_attention_for_cpu",
-    "_scaled_dot_product_flash_attention_for_cpu_backward",
-)
+#: Fused attention kernels. torch's counter reports 0 for those of the CPU, and counts what the others compute anew.
+_ATTENTION = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
 
 
 @dataclass
@@ -139,14 +136,23 @@ def shapes(batch: Any) -> Any:
 
 
 def formulas() -> dict[Any, Any]:
-    """Return formulas for operations that torch's counter misses: attention's fused kernels on the CPU."""
-    from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
+    """Return formulas by which fused attention counts as much as its products of matrices do, written out.
 
-    found = {}
-    forward = getattr(torch.ops.aten, _ATTENTION[0], None)
-    backward = getattr(torch.ops.aten, _ATTENTION[1], None)
-    if forward is not None:
-        found[forward] = lambda q, k, v, *args, out_shape=None, **kwargs: sdpa_flop_count(q, k, v)
-    if backward is not None:
-        found[backward] = lambda g, q, k, v, *args, out_shape=None, **kwargs: sdpa_backward_flop_count(g, q, k, v)
+    Two products forward and four backward, the whole square also where a mask is causal; what a kernel computes anew
+    in its backward, to save memory, is no work that the model asks for.
+    """
+    from torch.utils.flop_counter import sdpa_flop_count
+
+    def forward(q: Any, k: Any, v: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        return sdpa_flop_count(q, k, v)
+
+    def backward(g: Any, q: Any, k: Any, v: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        return 2 * sdpa_flop_count(q, k, v)
+
+    found: dict[Any, Any] = {}
+    for name in _ATTENTION:
+        for suffix, formula in (("", forward), ("_backward", backward)):
+            kernel = getattr(torch.ops.aten, f"_scaled_dot_product_{name}{suffix}", None)
+            if kernel is not None:
+                found[kernel] = formula
     return found

@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from regimes.core.card import Card
 from regimes.core.component import fixed, knob
+from regimes.core.errors import DeclarationError
 from regimes.core.kinds import Knob
 from regimes.core.registry import register
 from regimes.core.unit_losses import UnitLosses
@@ -30,6 +31,11 @@ class CrossEntropy(OutputLoss):
         e in [0, 1]. Default 0.
     ignore : int
         Target that counts as nothing: its units have weight 0. Default -100, torch's.
+
+    Raises
+    ------
+    DeclarationError
+        If the classes come last, as language models put them: `NextToken` is the loss for that.
 
     References
     ----------
@@ -56,6 +62,12 @@ class CrossEntropy(OutputLoss):
 
     def per_unit(self, output: Tensor, target: Tensor) -> UnitLosses:
         """Loss of each target; output (n, classes, ...)."""
+        if output.ndim > 2 and output.shape[:-1] == target.shape != output.shape[:1] + output.shape[2:]:
+            raise DeclarationError(
+                f"got an output of shape {tuple(output.shape)} for targets of shape {tuple(target.shape)}, whose classes "
+                "come last; allowed: (n, classes, ...), or for tokens loss=NextToken()",
+                "loss",
+            )
         values = functional.cross_entropy(
             output, target, reduction="none", label_smoothing=self.label_smoothing, ignore_index=self.ignore
         )

@@ -71,7 +71,8 @@ class LossWeighted(Sampler):
         size = ctx.view.size
         scores = np.power(state["losses"].numpy(), self.temperature)
         total = scores.sum()
-        chances = (1.0 - self.uniform) * (scores / total if total > 0 else 1.0 / size) + self.uniform / size
+        shares = scores / total if total > 0 else np.full(size, 1.0 / size)
+        chances = (1.0 - self.uniform) * shares + self.uniform / size
         edges = np.cumsum(chances)
         places = ctx.rng("loss-weighted").random(n) * edges[-1]
         indices = np.minimum(np.searchsorted(edges, places, side="right"), size - 1)

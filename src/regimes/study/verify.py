@@ -65,6 +65,12 @@ def verify(
     return found
 
 
+def claimants() -> list[str]:
+    """Return the names of the built-in components whose cards claim something, in order."""
+    own = [cls for cls in REGISTRY.classes() if cls.__module__.startswith("regimes.")]
+    return sorted(cls.__name__ for cls in own if (card := getattr(cls, "card", None)) is not None and card.claims)
+
+
 def run_claim(claim: Claim, folder: Path, workers: int, progress: bool | None) -> Study:
     """Run one claim's study: it is a file to compare, written as JSON, which is YAML."""
     folder.mkdir(parents=True, exist_ok=True)
