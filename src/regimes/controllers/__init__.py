@@ -1,7 +1,8 @@
 """Controllers: closed loops that set a knob from what is measured."""
 
+from regimes.controllers.auto_lrs import AutoLRS
 from regimes.controllers.noise_scale_growth import NoiseScaleGrowth
 from regimes.controllers.plateau import Plateau
 from regimes.controllers.range_test import RangeTest
 
-__all__ = ["NoiseScaleGrowth", "Plateau", "RangeTest"]
+__all__ = ["AutoLRS", "NoiseScaleGrowth", "Plateau", "RangeTest"]

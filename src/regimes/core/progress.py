@@ -28,3 +28,15 @@ class Progress(NamedTuple):
     phase_tokens: int = 0
     fraction: float = 0.0
     run_fraction: float | None = None
+
+
+def amount(at: Progress, unit: str) -> float:
+    """How much of the phase lies before a position: in %, steps, samples or tokens.
+
+    Examples
+    --------
+    >>> amount(Progress(phase_step=7, fraction=0.25), "steps"), amount(Progress(phase_step=7, fraction=0.25), "%")
+    (7, 25.0)
+    """
+    counts = {"steps": at.phase_step, "samples": at.phase_samples, "tokens": at.phase_tokens}
+    return 100.0 * at.fraction if unit == "%" else counts[unit]

@@ -3,6 +3,7 @@
 from regimes.samplers.length_curriculum import LengthCurriculum
 from regimes.samplers.loss_weighted import LossWeighted
 from regimes.samplers.preview import TorchBatches, preview
+from regimes.samplers.random_subset import RandomSubset
 from regimes.samplers.reshuffle import Reshuffle
 from regimes.samplers.sequential import Sequential
 from regimes.samplers.stratified import Stratified
@@ -12,6 +13,7 @@ from regimes.samplers.with_replacement import WithReplacement
 __all__ = [
     "LengthCurriculum",
     "LossWeighted",
+    "RandomSubset",
     "Reshuffle",
     "Sequential",
     "Stratified",
