@@ -68,7 +68,7 @@ def losses_of(rate, n=10, best=0.1):
 def searched(auto, floor_at=0.1):
     state, at = auto.init(), Progress()
     while (trial := auto.propose(state, at)) is not None:
-        rows = [{"fraction": 0.0, "loss": v} for v in losses_of(trial.edit[""], best=floor_at)]
+        rows = [{"fraction": 0.0, "loss": v} for v in losses_of(trial.edit[""].peak, best=floor_at)]
         state = auto.absorb(state, TrialEnd(at, rows))
     return state
 
@@ -86,7 +86,7 @@ def test_much_curiosity_spreads_the_candidates():
     auto = rg.AutoLRS(1e-3, 1.0, "100 steps", "10 steps", tries=6)
     state, tried = auto.init(), []
     for _ in range(6):
-        tried.append(auto.propose(state, Progress()).edit[""])
+        tried.append(auto.propose(state, Progress()).edit[""].peak)
         state = auto.absorb(state, TrialEnd(Progress(), [{"loss": v} for v in losses_of(tried[-1])]))
     places = np.sort(np.log10(tried))
     assert tried[0] == pytest.approx(10**-1.5)
@@ -150,7 +150,7 @@ def test_the_chosen_rate_is_the_one_whose_trial_promised_least():
     # Each trial by hand: a run at that rate from the same start, on the same batches.
     state, tried = auto.init(), []
     for number in range(5):
-        rate = auto.propose(state, Progress()).edit[""]
+        rate = auto.propose(state, Progress()).edit[""].peak
         alone = [record.loss for record in run_of(rate)][:4]
         assert [r.loss for r in trials[4 * number : 4 * number + 4]] == alone
         tried.append((fit_exponential(alone, 0.03)(12.0), rate))

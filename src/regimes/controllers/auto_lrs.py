@@ -16,6 +16,7 @@ from regimes.core.kinds import Controller, State
 from regimes.core.progress import Progress, amount
 from regimes.core.registry import register
 from regimes.core.trial import Trial, TrialEnd
+from regimes.schedules.constant import Constant
 
 #: Rates among which the next candidate is chosen, evenly spaced in the logarithm.
 _GRID = 257
@@ -69,7 +70,7 @@ class AutoLRS(Controller):
     --------
     >>> auto = AutoLRS(0.01, 1.0, "50 steps", "5 steps", tries=2); state = auto.init()
     >>> auto.propose(state, Progress()).edit
-    {'': 0.1}
+    {'': Constant(0.1)}
     >>> falling = [{"loss": 1.0 + 0.5**t} for t in range(5)]
     >>> state = auto.absorb(state, TrialEnd(Progress(), falling))
     >>> state = auto.absorb(state, TrialEnd(Progress(), [], "loss"))  # the next one was not finite
@@ -144,7 +145,7 @@ class AutoLRS(Controller):
     def example(cls) -> list[AutoLRS]:
         """Short ones, in which every setting shows."""
         return [
-            cls(0.01, 1.0, "6 steps", "3 steps", 3, "12 steps", 2.0, 0.4),
+            cls(0.01, 1.0, "12 steps", "6 steps", 3, "24 steps", 0.5, 0.4),
             cls(0.001, 0.1, "10%", "5%", 2, "20%", 0.0),
         ]
 
@@ -176,7 +177,7 @@ class AutoLRS(Controller):
         """The next candidate, where a stage begins."""
         if amount(at, self.stage.unit) < state["until"] * (1.0 - 1e-12):
             return None
-        return Trial({"": state["next"]}, Duration(self.trial.value * self._doubled(state), self.trial.unit))
+        return Trial({"": Constant(state["next"])}, Duration(self.trial.value * self._doubled(state), self.trial.unit))
 
     def _doubled(self, state: State) -> float:
         """How many times as long as the first this stage is."""

@@ -51,7 +51,7 @@ def fit_exponential(losses: Sequence[float], outliers: float = 0.0) -> Exponenti
         raise ValueError(f"losses: got {len(y)}; allowed: at least 3")
     x = np.arange(len(y)) / (len(y) - 1)
     found = _fitted(x, y)
-    far = int(outliers * len(y))
+    far = min(int(outliers * len(y)), len(y) - 3)
     if far:
         distance = np.abs(_line(x, y, found[1])[0])
         distance[len(y) // 2 :] = -1.0

@@ -22,8 +22,8 @@ class Trial:
     ----------
     edit : mapping of str to value
         What is different in the trial: paths below the component that proposes it ("" is the component itself, which
-        a controller replaces by a number or a schedule), or, with a leading ``/``, below the phase. A schedule put in
-        here has the trial for its stretch.
+        a controller replaces by a schedule: a number cannot stand for it in a product), or, with a leading ``/``, below
+        the phase. A schedule put in here has the trial for its stretch.
     budget : Duration
         How long; it ends earlier with the phase, and at the first step that is not finite.
     start : "here" or "beginning"
