@@ -33,6 +33,8 @@ class Trial:
         use, so that trials see the same batches and masks as the steps that follow.
     validate : bool
         Whether validation is measured at the end (work that counts).
+    score : bool
+        Whether the loss of every training example is measured at the end, in evaluation mode (work that counts).
     owner : tuple of str
         Names of the parts on the way from the slot to the component; filled in by wrappers.
 
@@ -47,6 +49,7 @@ class Trial:
     start: Literal["here", "beginning"] = "here"
     address: tuple[str | int, ...] = ()
     validate: bool = False
+    score: bool = False
     owner: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -76,6 +79,8 @@ class TrialEnd:
         Evaluation weights at its end, by parameter name.
     owner : tuple of str
         As in `Trial`.
+    scores : mapping of str to Tensor
+        By source, the loss of every training example, shape (n,), float64; empty where nobody asked.
     """
 
     at: Progress
@@ -83,6 +88,7 @@ class TrialEnd:
     failed: str | None = None
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     owner: tuple[str, ...] = ()
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
 
     def inside(self) -> TrialEnd:
         """The end as the part that proposed it sees it."""

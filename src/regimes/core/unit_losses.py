@@ -27,6 +27,22 @@ class UnitLosses:
     weights: Tensor | None = None
     examples: Tensor | None = None
 
+    def per_example(self, n: int) -> Tensor:
+        """Mean unit loss of each of the micro-batch's `n` examples; one without weight gives 0."""
+        import torch
+
+        examples = torch.arange(n, device=self.values.device) if self.examples is None else self.examples
+        return _means(self.values.reshape(-1), self.weights, examples, n)
+
+
+def _means(values: Tensor, weights: Tensor | None, examples: Tensor, n: int) -> Tensor:
+    import torch
+
+    weights = torch.ones_like(values) if weights is None else weights
+    total = values.new_zeros(n).index_add_(0, examples, values * weights)
+    mass = values.new_zeros(n).index_add_(0, examples, weights.to(values.dtype))
+    return total / mass.clamp_min(1e-30)
+
 
 @dataclass
 class Units:
@@ -55,14 +71,8 @@ class Units:
 
     def per_example(self) -> Tensor:
         """Mean unit loss of each example of the plan, shape (n,); an example without weight gives 0."""
-        import torch
-
         if not self._means:
-            weights = torch.ones_like(self.values) if self.weights is None else self.weights
-            n = len(self.indices)
-            total = self.values.new_zeros(n).index_add_(0, self.examples, self.values * weights)
-            mass = self.values.new_zeros(n).index_add_(0, self.examples, weights.to(self.values.dtype))
-            self._means.append((total / mass.clamp_min(1e-30)).cpu())
+            self._means.append(_means(self.values, self.weights, self.examples, len(self.indices)).cpu())
         return self._means[0]
 
     def of(self, source: int) -> Units:

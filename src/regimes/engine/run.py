@@ -154,6 +154,11 @@ class Run:
             except DeclarationError as why:
                 raise why.within(self.phase.declaration.data_slot) from None
 
+    def redraw(self) -> None:
+        """Draw anew what has been drawn but not yet used: whoever draws has learned something since."""
+        self.frame.plans = []
+        self._fill_queue()
+
     def settle(self) -> None:
         """After a step: end the phase or draw the next plan; give up after too many skipped steps."""
         frame, length = self.frame, self.phase.length

@@ -18,6 +18,7 @@ from regimes.engine import seam, trees
 from regimes.engine.buffers import load_into, state_of
 from regimes.engine.compile import CompiledPhase
 from regimes.engine.frames import Frame
+from regimes.engine.scoring import score
 
 #: Of a record, what a component that absorbs a trial is not shown.
 _POSITION = ("step", "phase", "samples", "tokens")
@@ -69,6 +70,7 @@ def _push(run: Any, name: str, trial: Trial) -> None:
         "begin": run.consumed,
         "amount": amount,
         "validate": trial.validate,
+        "score": trial.score,
         "records": [],
         "kept": {"weights": trees.clone(state_of(run.model)), "states": trees.clone(run.states)},
     }
@@ -159,6 +161,7 @@ def _pop(run: Any, last: Any) -> None:
     inner = run.frames[-1]
     about = inner.trial
     weights = {name: value.detach().clone() for name, value in run.evaluation_weights().items()}
+    scores = score(run) if about["score"] and "skipped" not in last.signals else {}
     used = run.consumed - about["begin"]
     load_into(run.model, about["kept"]["weights"])
     run.frames.pop()
@@ -166,9 +169,12 @@ def _pop(run: Any, last: Any) -> None:
     run.frame.tried += used
     run.end_trial()
     component, state = _owner(run, about["owner"])
-    end = TrialEnd(run.position, about["records"], last.signals.get("skipped"), weights, tuple(about["names"]))
+    names = tuple(about["names"])
+    end = TrialEnd(run.position, about["records"], last.signals.get("skipped"), weights, names, scores)
     absorbed = component.absorb(state, end)
     if about["owner"].startswith("knobs."):
         run.states["knobs"][about["owner"].removeprefix("knobs.")] = absorbed
     else:
         run.states[about["owner"]] = absorbed
+    if about["owner"].split(".")[0] in DATA_SLOTS:
+        run.redraw()

@@ -1,5 +1,6 @@
 """Samplers: which examples a step trains on."""
 
+from regimes.samplers.cyclical_curriculum import CyclicalCurriculum
 from regimes.samplers.length_curriculum import LengthCurriculum
 from regimes.samplers.loss_weighted import LossWeighted
 from regimes.samplers.preview import TorchBatches, preview
@@ -11,6 +12,7 @@ from regimes.samplers.weighted import Weighted
 from regimes.samplers.with_replacement import WithReplacement
 
 __all__ = [
+    "CyclicalCurriculum",
     "LengthCurriculum",
     "LossWeighted",
     "RandomSubset",

@@ -32,10 +32,22 @@ def _mse() -> Any:
     return MSE()
 
 
-def digits_mlp(hidden: int = 64) -> Workload:
-    """Return handwritten digits (8x8, ten classes) for a network with one hidden layer."""
-    model = functools.partial(models.MLP, (64, hidden, 10))
-    return _of_table(tables.digits(), model, "digits_mlp", CrossEntropy(), {"acc": Accuracy()})
+def digits_mlp(hidden: int | tuple[int, ...] = 64, examples: int = 1197, label_noise: float = 0.0) -> Workload:
+    """Return handwritten digits (8x8, ten classes) for a network with hidden layers.
+
+    Parameters
+    ----------
+    hidden : int or tuple of int
+        Width of the hidden layers. Default one of 64.
+    examples : int
+        Training examples, the first of the split. Default all 1,197.
+    label_noise : float
+        Share of the training labels that are replaced by another class, the same ones in every run. Default 0.
+    """
+    widths = (hidden,) if isinstance(hidden, int) else tuple(hidden)
+    model = functools.partial(models.MLP, (64, *widths, 10))
+    table = tables.with_label_noise(tables.digits().first(examples), label_noise)
+    return _of_table(table, model, "digits_mlp", CrossEntropy(), {"acc": Accuracy()})
 
 
 def digits_cnn(batch_norm: bool = False) -> Workload:

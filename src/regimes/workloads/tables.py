@@ -11,7 +11,7 @@ import gzip
 import hashlib
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["TABULAR", "Split", "Table", "digits", "letter", "mnist5k", "tabular"]
+from regimes.core.randomness import philox
+
+__all__ = ["TABULAR", "Split", "Table", "digits", "letter", "mnist5k", "tabular", "with_label_noise"]
 
 TABULAR = ("breast_cancer", "diabetes", "iris", "wine")
 """Names that `tabular` knows."""
@@ -41,6 +43,42 @@ class Table:
     val: Split
     test: Split
     classes: tuple[str, ...]
+
+    def first(self, examples: int) -> Table:
+        """The table with its first training examples alone.
+
+        Raises
+        ------
+        ValueError
+            If there are not so many, or none are asked for.
+        """
+        if not 1 <= examples <= len(self.train.y):
+            raise ValueError(f"examples: got {examples}; allowed: 1 to {len(self.train.y)}")
+        return replace(self, train=Split(self.train.x[:examples], self.train.y[:examples]))
+
+
+def with_label_noise(table: Table, share: float) -> Table:
+    """Return the table with a share of its training labels, always the same ones, moved to another class.
+
+    Raises
+    ------
+    ValueError
+        If the share is not in [0, 1].
+
+    Examples
+    --------
+    >>> noisy, clean = with_label_noise(digits(), 0.15), digits()
+    >>> int((noisy.train.y != clean.train.y).sum()), round(0.15 * 1197)
+    (180, 180)
+    """
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"label_noise: got {share}; allowed: a share from 0 to 1")
+    generator = philox(0, "label noise", table.name)
+    y = table.train.y.clone()
+    moved = generator.permutation(len(y))[: round(share * len(y))]
+    steps = generator.integers(1, len(table.classes), size=len(moved))
+    y[moved] = (y[moved] + torch.from_numpy(steps)) % len(table.classes)
+    return replace(table, train=table.train._replace(y=y))
 
 
 def digits() -> Table:

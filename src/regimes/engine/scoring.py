@@ -1,0 +1,52 @@
+"""A scoring pass: the loss of every training example at the present weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regimes.core.errors import DeclarationError
+from regimes.core.randomness import kept, seed_all
+from regimes.engine import diagnose
+from regimes.engine.plan import Plan, fetch
+from regimes.engine.validate import judged
+from regimes.engine.work import shapes
+
+
+def score(run: Any) -> dict[str, Tensor]:
+    """Return the mean loss of every training example by source, in evaluation mode; charged as a side pass.
+
+    Raises
+    ------
+    DeclarationError
+        If a source cannot be read at any place, or the loss gives fewer numbers than examples.
+    """
+    found = {}
+    with judged(run, None), run.buffers.aside(), kept(), torch.no_grad():
+        for name, source in run.workload.sources["train"].items():
+            if not source.random_access:
+                raise DeclarationError(f"source '{name}' is read in its own order and cannot be scored", "train")
+            found[name] = torch.cat(list(_parts(run, name, source)))
+    return found
+
+
+def _parts(run: Any, name: str, source: Any) -> Any:
+    workload, view = run.workload, run.view.narrow(name)
+    for start in range(0, len(source), workload.eval_batch):
+        indices = np.arange(start, min(start + workload.eval_batch, len(source)))
+        batch = fetch(Plan(start, indices, None, None, {}, {}, {}), {name: source}, view, workload.device)
+        if run.flops is not None:
+            key = ("score", run.frame.phase, shapes(batch))
+            run.work.side_flops += run.flops.counted(key, run.model, lambda batch=batch: _losses(run, batch))
+        seed_all(start)
+        losses = _losses(run, batch)
+        if len(losses.values) < len(indices):
+            diagnose.refuse_scalar(run.phase.declaration, len(losses.values), len(indices))
+        yield losses.per_example(len(indices)).double().cpu()
+
+
+def _losses(run: Any, batch: Any) -> Any:
+    return run.loss.units(run.states["loss"], run.model, batch)
