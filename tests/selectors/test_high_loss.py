@@ -65,9 +65,9 @@ def test_the_highest_are_those_of_the_batch_not_of_a_micro_batch():
 
 
 def test_the_scoring_pass_is_charged_once_even_under_sam():
-    plain, scored = (trained(workload(), regime)[0].work.flops for regime in (BASE, BASE.but(selector=rg.HighLoss())))
+    plain, scored = (trained(workload(), regime)[0].work.spent for regime in (BASE, BASE.but(selector=rg.HighLoss())))
     sam = BASE.but(optimizer=rg.SAM(BASE.optimizer))
-    twice, both = (trained(workload(), regime)[0].work.flops for regime in (sam, sam.but(selector=rg.HighLoss())))
+    twice, both = (trained(workload(), regime)[0].work.spent for regime in (sam, sam.but(selector=rg.HighLoss())))
     assert scored > plain
     assert both - twice == scored - plain
 

@@ -17,6 +17,11 @@ SIGNALS = {
         "gradient norm of each micro-batch",
         "one pass per micro-batch; two or more",
     ),
+    "example_gradients": (
+        "gradient of each example of the step, by parameter name, shape (n, *shape); their mean is the gradient before "
+        "gradient transforms",
+        "a forward and a backward per example more, and n gradients in memory",
+    ),
     "val:": (
         "val:<source>:<metric>, or val:<metric>",
         "one validation pass at the phase's `evaluate` cadence",

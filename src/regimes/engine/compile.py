@@ -164,7 +164,7 @@ class CompiledPhase:
         """Refuse needs that no step will meet, and gradient transforms that no step will ask."""
         phase = self.declaration
         if not phase.optimizer.uses_gradients:
-            idle = sorted(self.needs & {"gradient_norm", "micro_batch_gradient_norms"})
+            idle = sorted(self.needs & {"gradient_norm", "micro_batch_gradient_norms", "example_gradients"})
             if idle or phase.grad_transforms:
                 asks = f"'{idle[0]}'" if idle else repr(phase.grad_transforms[0])
                 raise DeclarationError(

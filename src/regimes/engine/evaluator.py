@@ -15,7 +15,9 @@ from regimes.core.kinds import TransformContext
 from regimes.core.unit_losses import UnitLosses, Units
 from regimes.engine import arithmetic, diagnose
 from regimes.engine.captures import Captures
+from regimes.engine.example_gradients import example_gradients
 from regimes.engine.plan import Plan, fetch
+from regimes.engine.work import shapes
 
 
 class Evaluation(NamedTuple):
@@ -50,9 +52,10 @@ class Evaluator:
         self.first: Evaluation | None = None
         self.final: Evaluation | None = None
         self.norms: dict[str, Any] = {}
+        self.example_gradients: dict[str, Tensor] | None = None
         self.tokens = 0
         self._batches: list[Any] | None = None
-        self._sizes = run.micro_batches(len(plan), live.micro_batch)
+        self.sizes = run.micro_batches(len(plan), live.micro_batch)
         self._buffers = run.buffers.begin()
         self._selected: list[Tensor] | None = None
         self._noting = False
@@ -79,7 +82,8 @@ class Evaluator:
             ``input:<module>``, ``output:<module>`` or ``output_gradient:<module>``: a list in `captured`, one tensor
             per call of the module and micro-batch (`regimes.engine.captures`).
         examples : bool
-            Per-example gradients in ``captured["example_gradients"]``.
+            Gradients of single examples in ``captured["example_gradients"]``: by parameter name, shape (n, \*shape),
+            their mean being the gradient before its transforms.
         reduce : bool
             Whether only the reduced loss is wanted.
 
@@ -96,10 +100,10 @@ class Evaluator:
         captured: dict[str, Any] = {**captures.found}
         self._buffers.leave(first=self.first is None)
         if examples:
-            from regimes.engine.example_gradients import example_gradients
-
-            captured["example_gradients"] = example_gradients(self)
+            captured["example_gradients"] = self._example_gradients()
         if grad and final:
+            if self.run.example_gradients and self.final is None:
+                self.example_gradients = captured.get("example_gradients") or self._example_gradients()
             gradients = self._finalize(gradients)
         evaluation = Evaluation(loss, gradients, units, captured)
         if self.first is None:
@@ -146,7 +150,7 @@ class Evaluator:
         """The micro-batches of the plan, fetched and augmented once."""
         if self._batches is None:
             run, live, start, made = self.run, self.live, 0, []
-            for number, size in enumerate(self._sizes):
+            for number, size in enumerate(self.sizes):
                 part = self.plan.part(start, start + size)
                 sources, device = run.workload.sources["train"], run.workload.device
                 batch = fetch(part, sources, run.view, device, run.streams, number)
@@ -162,13 +166,14 @@ class Evaluator:
     def _sum(self, grad: bool, keep_units: bool, captures: Captures) -> tuple[float, tuple[Tensor, ...], Units | None]:
         run, plan = self.run, self.plan
         run.forward.step = plan.step
-        chosen = None if self.live.selector is None else self._selection()
+        if self.live.selector is not None:
+            self._selection()
         tree, kept, total, mass, start = arithmetic.Tree(), [], 0.0, 0.0, 0
         for number, batch in enumerate(self.batches()):
-            size = self._sizes[number]
+            size = self.sizes[number]
             with captures.listening():
                 losses = run.forward(self.live, batch, number, grad)
-            weights, own = self._weights(losses, start, size, None if chosen is None else chosen[number])
+            weights, own = self.weights(number, losses, start)
             if len(losses.values) < size and (keep_units or plan.weights is not None):
                 diagnose.refuse_scalar(self.live, len(losses.values), size)
             value, count = arithmetic.weighted_sum(losses.values, weights, own)
@@ -204,38 +209,43 @@ class Evaluator:
         micro["norms"].append(arithmetic.norm(gradients) / max(count, 1e-30))
         micro["sizes"].append(float(examples))
 
-    def _selection(self) -> list[Tensor]:
+    def _example_gradients(self) -> dict[str, Tensor]:
+        run = self.run
+        if run.flops is not None:
+            key = ("example gradients", tuple(shapes(batch) for batch in self.batches()))
+            run.flops.charge_beside(run, key, lambda: example_gradients(self))
+        return example_gradients(self)
+
+    def _selection(self) -> None:
         """The selector's weight of every unit, by micro-batch: one scoring pass a step, on the same random streams."""
         if self._selected is None:
             run, scored, start = self.run, [], 0
             for number, batch in enumerate(self.batches()):
                 with run.buffers.aside():
                     losses = run.forward(self.live, batch, number, False)
-                if len(losses.values) < self._sizes[number]:
-                    diagnose.refuse_scalar(self.live, len(losses.values), self._sizes[number])
+                if len(losses.values) < self.sizes[number]:
+                    diagnose.refuse_scalar(self.live, len(losses.values), self.sizes[number])
                 if not torch.isfinite(losses.values).all():
                     raise NonFinite("loss", self._culprits(losses, start))
                 if run.flops is not None:
                     run.flops.charge(run, self.live, batch, False, scoring=True)
                 scored.append((losses, start))
-                start += self._sizes[number]
+                start += self.sizes[number]
             units = self._units(scored)
             state = run.states["selector"]
             chosen = self.live.selector.select(state, units)
             diagnose.check_selection(self.live.selector, chosen, units.values)
             self._selected = list(chosen.to(units.values.dtype).split([len(losses.values) for losses, _ in scored]))
-        return self._selected
 
-    def _weights(
-        self, losses: UnitLosses, start: int, size: int, chosen: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Return (weights of the numerator, weights of the denominator); None stands for all 1."""
+    def weights(self, number: int, losses: UnitLosses, start: int) -> tuple[Tensor | None, Tensor | None]:
+        """Return a micro-batch's weights of (numerator, denominator); None stands for all 1."""
         own = losses.weights
-        if chosen is not None:
+        if self._selected is not None:
+            chosen = self._selected[number]
             own = chosen if own is None else own * chosen
         if self.plan.weights is None:
             return own, own
-        drawn = torch.from_numpy(self.plan.weights[start : start + size]).to(losses.values)
+        drawn = torch.from_numpy(self.plan.weights[start : start + self.sizes[number]]).to(losses.values)
         if losses.examples is not None:
             drawn = drawn[losses.examples]
         weights = drawn if own is None else own * drawn

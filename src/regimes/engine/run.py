@@ -139,6 +139,7 @@ class Run:
         self.keep_units = "units" in needs
         self.keep_weights = "weights" in needs
         self.wants_norm = "gradient_norm" in needs or any(getattr(p, "wants_norm", False) for p in self.probes)
+        self.example_gradients = "example_gradients" in needs
         self.micro_norms = "micro_batch_gradient_norms" in needs
         self.self_normalised = type(self.phase.slots[declared.data_slot]).self_normalised
         self.loss: Loss = declared.loss if declared.loss is not None else self.workload.loss

@@ -11,7 +11,7 @@ from regimes.engine.evaluator import Evaluator
 from regimes.engine.plan import Plan
 
 #: Signals that are tensors: observers see them, records do not.
-UNRECORDED = ("units", "weights")
+UNRECORDED = ("units", "weights", "example_gradients")
 
 
 class Record(NamedTuple):
@@ -85,6 +85,8 @@ def measured(run: Any, evaluate: Evaluator) -> dict[str, Any]:
         signals["weights"] = run.evaluation_weights()
     if "final" in evaluate.norms:
         signals["gradient_norm"] = evaluate.norms["final"]
+    if evaluate.example_gradients is not None:
+        signals["example_gradients"] = evaluate.example_gradients
     if "micro" in evaluate.norms:
         signals["micro_batch_gradient_norms"] = evaluate.norms["micro"]
     return signals

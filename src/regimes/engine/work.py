@@ -82,6 +82,10 @@ class Flops:
         )
         setattr(run.work, account, getattr(run.work, account) + self.counted(key, run.model, evaluate))
 
+    def charge_beside(self, run: Any, key: Any, evaluate: Callable[[], Any]) -> None:
+        """Charge what a step makes beside its training evaluations, counted once per key and phase."""
+        run.work.side_flops += self.counted((run.frame.phase, key), run.model, evaluate)
+
     def counted(self, key: Any, model: nn.Module, evaluate: Callable[[], Any]) -> float:
         """Return the operations of `evaluate`, counted once per key; buffers and random state are put back."""
         found = self._known.get(key)

@@ -1,0 +1,63 @@
+"""Gradients of single examples, from the very forward that a step makes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+#: Examples whose gradients are made in one batched backward.
+_CHUNK = 64
+
+
+def example_gradients(evaluate: Any) -> dict[str, Tensor]:
+    r"""Return the gradient of every example of the step's plan, by parameter name, shape (n, \*shape).
+
+    Their mean over the n examples is the gradient of the step before its transforms: that of example i is n times what
+    its weighted unit losses add to it. The forward is the step's own, with the same random numbers; where examples
+    interact in it (batch norm), an example's gradient is that of its own losses through all of them.
+
+    Parameters
+    ----------
+    evaluate : Evaluator
+        Of the step, at the present weights.
+    """
+    run = evaluate.run
+    found: list[list[Tensor]] = []
+    mass = 0.0
+    for number, losses, weights, own in _forwards(evaluate):
+        n = evaluate.sizes[number]
+        units = torch.arange(len(losses.values), device=losses.values.device)
+        rows = losses.values.new_zeros(n, len(units))
+        rows[units if losses.examples is None else losses.examples, units] = 1.0
+        rows = rows if weights is None else rows * weights
+        found += [_batched(losses.values, part, run.trained) for part in rows.split(_CHUNK)]
+        mass += float(len(units)) if own is None else own.sum().item()
+    scale = len(evaluate.plan) / mass
+    return {name: torch.cat(parts) * scale for name, parts in zip(run.parameters, zip(*found))}
+
+
+def _forwards(evaluate: Any) -> Iterator[Any]:
+    run, start = evaluate.run, 0
+    for number, batch in enumerate(evaluate.batches()):
+        with run.buffers.aside(), _batchable():
+            losses = run.forward(evaluate.live, batch, number, True)
+        yield number, losses, *evaluate.weights(number, losses, start)
+        start += evaluate.sizes[number]
+
+
+def _batchable() -> contextlib.AbstractContextManager[Any]:
+    """Fused attention has no batched backward; torch's plain form has."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+def _batched(values: Tensor, rows: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    return list(
+        torch.autograd.grad(
+            values, leaves, rows, retain_graph=True, allow_unused=True, materialize_grads=True, is_grads_batched=True
+        )
+    )
