@@ -15,6 +15,7 @@ from torch import nn
 
 import regimes as rg
 from regimes.engine import checkpoint, index, records
+from regimes.engine import folder as folder_module
 from regimes.engine.folder import Folder
 
 BASE = rg.Regime(optimizer=rg.AdamW(lr=rg.Cosine(1e-2)), batch_size=8, budget="40 steps", average=rg.EMA(0.9))
@@ -204,3 +205,57 @@ def test_interrupt_keeps_a_checkpoint_and_names_the_command(work, tmp_path):
     assert checkpoint.names(tmp_path / "r" / "checkpoints")[0] == "step-0000000008"
     whole = rg.run(work, BASE, out=tmp_path / "whole")
     assert rg.run(work, BASE, out=tmp_path / "r").metrics == whole.metrics
+
+
+class Spoiled(nn.Module):
+    """Gives no number on training examples that begin with a large one."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.body(x) + torch.where(x[:, :1] > 100.0, float("nan"), 0.0)
+
+
+def test_skipped_steps_are_counted_and_said(tmp_path):
+    x = torch.zeros(40, 6)
+    x[[3, 17]] = 1000.0  # two of the five batches of an epoch, in order
+    work = rg.Workload(model=Spoiled, train=(x, torch.zeros(40).long()), val=(x[:2], torch.zeros(2).long()),
+                       loss=nn.CrossEntropyLoss())  # fmt: skip
+    regime = BASE.but(sampler=rg.Sequential(), budget="15 steps", average=None)
+    for result in (
+        rg.run(work, regime, out=tmp_path / "r"),
+        rg.run(work, regime, out=tmp_path / "r"),
+        rg.run(work, regime),
+    ):
+        assert (result.steps, result.skipped) == (15, 6)
+        assert "15 steps, 6 of them skipped, val/loss" in repr(result)
+        assert result.notes == ["6 of 15 steps were skipped: loss or gradient was not finite, and nothing was updated"]
+        assert result.notes[0] in result._repr_html_()
+    assert json.loads((tmp_path / "r" / "result.json").read_text())["skipped"] == 6
+    assert index.facts_of(json.loads((tmp_path / "r" / "run.json").read_text()), tmp_path / "r")["skipped"] == 6
+
+
+def test_no_skipped_step_is_not_mentioned(work, tmp_path):
+    result = rg.run(work, BASE, out=tmp_path / "r")
+    assert result.skipped == 0
+    assert result.notes == []
+    assert "of them skipped" not in repr(result)
+    assert json.loads((tmp_path / "r" / "result.json").read_text())["skipped"] == 0
+
+
+def test_run_json_says_how_the_workload_is_built_and_what_was_imported(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_module, "USER_MODULES", {"mine.layers", "_regimes_study_1234abcd"})
+    spec = {"name": "mine.layers:work", "width": 96}
+    rg.run(work, BASE, out=tmp_path / "r", workload_spec=spec)
+    declared = json.loads((tmp_path / "r" / "run.json").read_text())
+    assert (declared["workload_spec"], declared["modules"]) == (spec, ["mine.layers"])
+
+
+def test_metrics_have_names():
+    with pytest.raises(
+        rg.DeclarationError, match=r"metrics: got \[Accuracy\(\)\]; allowed: a dict of names to metrics"
+    ):
+        rg.Workload(model=nn.Linear(2, 2), train=(torch.zeros(2, 2), torch.zeros(2).long()),
+                    loss=nn.CrossEntropyLoss(), metrics=[rg.Accuracy()])  # fmt: skip

@@ -104,6 +104,7 @@ def test_run():
 def test_study():
     facts = make_study()
     facts["arms"][1]["name"] = "<i>arm</i>"
+    facts["arms"][3]["comparison"] |= {"low": None, "high": None}
 
     class Study:
         def to_dict(self):
@@ -113,6 +114,8 @@ def test_study():
     said = " ".join(page.texts)
     assert facts["sentence"] in said
     assert "<i>arm</i>" in said
+    assert f"{facts['arms'][3]['comparison']['difference']:+.4f} [-inf, +inf]" in said
+    assert f"{facts['arms'][4]['mean']:.4g} (7 of 8)" in said
     for arm in facts["arms"]:
         if arm["comparison"]:
             assert re.search(rf"[▲▼=?] {arm['comparison']['verdict']}", said)

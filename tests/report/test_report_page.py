@@ -74,6 +74,27 @@ def test_interval_beyond_the_axis_is_an_arrow_and_keeps_its_numbers(lean: dict) 
     assert len(line) == 1  # neither cap: the interval ends nowhere on this axis
 
 
+def test_interval_without_ends_runs_over_the_whole_axis(lean: dict) -> None:
+    lean["arms"][3]["comparison"] |= {"low": None, "high": None}
+    row = rows(Page(render(lean)))["short-to-long"]
+    assert "[−∞, +∞]" in row.text
+    (line,) = row.all("line", "whisker")
+    assert [percent(line, "x1"), percent(line, "x2")] == [0, 100]
+    assert len(row.all("path", "end")) == 3  # an arrow to either side, and the middle
+
+
+def test_diverged_runs_of_the_baseline_are_told_beside_its_mean(lean: dict) -> None:
+    lean["arms"][0]["values"][2] = None
+    assert Page(render(lean)).id("verdict").text.count("1 of 8 seeds diverged") == 2  # of sgd-hot, and of the baseline
+
+
+def test_a_panel_of_tuning_says_what_would_bracket_it(study: dict) -> None:
+    study["arms"][4]["tuning"]["advice"] = "more tuning trials"
+    assert "on the edge of what was tried: more tuning trials." in Page(render(study)).id("sensitivity").text
+    del study["arms"][4]["tuning"]["advice"]
+    assert "on the edge of what was tried: tune over a wider range." in Page(render(study)).id("sensitivity").text
+
+
 def test_lamps_tell_state_in_words_and_link_down(page: Page, study: dict) -> None:
     lamps = page.id("trust").all("li")
     for lamp, given in zip(lamps, study["lamps"], strict=True):

@@ -28,13 +28,20 @@ def test_markdown_has_a_row_per_arm(study: dict) -> None:
     for arm, line in zip(study["arms"], body):
         row = dict(zip(names, cells(line)))
         assert row["arm"] == arm["name"]
-        assert row["mean val/loss"] == f"{arm['mean']:.3f}"
+        assert row["mean val/loss"] == f"{arm['mean']:.3f}" + (" (7 of 8)" if arm["name"] == "sgd-hot" else "")
         assert row["cost"] == f"{arm['cost']['ratio']:.2f}x"
         if arm["comparison"]:
             one = arm["comparison"]
             expected = f"{one['difference']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]".replace("-", "−")
             assert (row["improvement over adamw-cosine (95%)"], row["verdict"]) == (expected, one["verdict"])
     assert cells(body[3])[-1] == "7 more seeds (60 s) would decide"
+
+
+def test_an_interval_without_ends_says_so(study: dict) -> None:
+    study["arms"][1]["comparison"] |= {"low": None, "high": None, "verdict": "undecided"}
+    row = cells(markdown_table(study).splitlines()[3])
+    assert row[3] == f"{study['arms'][1]['comparison']['difference']:+.3f} [−∞, +∞]"
+    assert r"[$-$$\infty$, +$\infty$]" in latex_table(study)
 
 
 def test_note_column_goes_where_nobody_needs_it(study: dict) -> None:
@@ -101,7 +108,7 @@ def test_methods_paragraph_has_what_a_reader_must_know(study: dict) -> None:
         "Every arm was given 5 tuning trials over *.lr.peak.",
         "simultaneous 95% intervals over 4 comparisons and a margin of 0.02",
         study["sentence"],
-        "1 run of sgd-hot ended without a final value.",
+        "1 run of sgd-hot ended without a final value, and counted as worse than every other of the two arms compared.",
         "hold at 0.10 M parameters, 300k tokens and were not tested beyond",
         "torch 2.13.0",
     ):

@@ -119,7 +119,7 @@ def test_comparison_of_the_readme():
     assert list(found.arms) == ["adamw", "wsd", "two"]
     assert found.settings == {
         "baseline": "adamw", "metric": "val/loss", "better": "lower", "margin": 0.02, "equal": "tokens",
-        "seeds": 8, "trials": 4, "level": 0.95, "name": "study", "validate": "10%",
+        "seeds": 8, "trials": 4, "level": 0.95, "name": "declaration", "validate": "10%",
         "tune": {"*.lr.peak": rg.times(1 / 8, 8)},
     }  # fmt: skip
 

@@ -1,12 +1,21 @@
 """Paired intervals: scipy as oracle, coverage by simulation, widening by tuning noise."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from regimes.study.intervals import TUNING_DF, Interval, half_widths, simultaneous_paired_intervals, widen
+from regimes.study.intervals import (
+    TUNING_DF,
+    Interval,
+    half_widths,
+    open_to_diverged,
+    simultaneous_paired_intervals,
+    widen,
+)
+from regimes.study.verdicts import rank_diverged
 
 
 def draws(*shape, seed=0):
@@ -51,9 +60,41 @@ def test_one_seed_bounds_nothing():
     assert widen(found, 0.1, 0.1).high == math.inf
 
 
-def test_seeds_that_agree_exactly_leave_a_point():
-    found = simultaneous_paired_intervals({"same": np.zeros(6), "shifted": np.full(6, 0.25)})
-    assert [(i.low, i.high, i.sd) for i in found.values()] == [(0.0, 0.0, 0.0), (0.25, 0.25, 0.0)]
+def test_seeds_that_change_nothing_are_one_observation():
+    agreeing = {"shifted": np.full(6, 0.25), "rounded": 0.1 + np.arange(6) * 1e-15, "told": draws(6)}
+    found = simultaneous_paired_intervals(agreeing, repeated=["told"])
+    for arm, interval in found.items():
+        assert (interval.low, interval.high, interval.n) == (-math.inf, math.inf, 6), arm
+        assert math.isnan(interval.sd)
+        assert interval.mean == np.mean(agreeing[arm])
+        assert widen(interval, 0.1, 0.0).high == math.inf
+    assert simultaneous_paired_intervals({"a": 0.1 + np.arange(6) * 1e-11})["a"].high < 0.11
+
+
+def test_a_computation_compared_with_itself_is_a_point_unless_it_repeats_itself():
+    found = simultaneous_paired_intervals({"same": np.zeros(6), "repeated": np.zeros(6)}, repeated={"repeated"})
+    assert [(i.low, i.high) for i in found.values()] == [(0.0, 0.0), (-math.inf, math.inf)]
+
+
+def test_what_both_diverged_hides_and_what_no_rank_supports():
+    base, arm = np.linspace(2.0, 2.1, 8), np.linspace(1.7, 1.75, 8)
+    plain = simultaneous_paired_intervals({"a": base - arm})["a"]
+
+    def opened(lost, lost_base, p_value):
+        mine, theirs = arm.copy(), base.copy()
+        mine[:lost], theirs[:lost_base] = math.nan, math.nan
+        ranked = rank_diverged(mine, theirs, "lower", 0.1)
+        return ranked, open_to_diverged(plain, ranked, p_value)
+
+    assert opened(0, 0, 1.0)[1] == plain
+    ranked, wide = opened(2, 2, 0.05)
+    assert wide.low == pytest.approx(plain.low - 2 * ranked.penalty / 8, rel=1e-12)
+    assert wide.high == pytest.approx(plain.high + 2 * ranked.penalty / 8, rel=1e-12)
+    assert opened(1, 0, 0.05)[1] == plain
+    assert opened(1, 0, 0.0501)[1] == replace(plain, low=0.0)
+    two = replace(plain, comparisons=2)
+    assert open_to_diverged(two, opened(1, 0, 0.0)[0], 0.03).low == 0.0
+    assert open_to_diverged(two, opened(1, 0, 0.0)[0], 0.025) == two
 
 
 def test_no_arms_give_no_intervals():
@@ -126,7 +167,7 @@ def test_widening_does_not_depend_on_the_unit():
 
 
 def test_tuning_noise_alone_still_makes_an_interval():
-    found = simultaneous_paired_intervals({"a": np.full(6, 0.25)})["a"]
+    found = Interval(0.25, 0.25, 0.25, sd=0.0, n=6, level=0.95)
     assert widen(found, 0.1, 0.0).high == pytest.approx(0.25 + stats.t.isf(0.025, TUNING_DF) * 0.1, rel=1e-12)
     unknown = widen(found, math.inf, 0.0)
     assert (unknown.low, unknown.high, unknown.mean) == (-math.inf, math.inf, 0.25)

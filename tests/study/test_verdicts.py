@@ -5,7 +5,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from regimes.study.intervals import open_to_diverged, simultaneous_paired_intervals
+from regimes.study.sign_flip import least_seeds, sign_flip_p
 from regimes.study.verdicts import claim_outcome, improvement, one_seed_wins, rank_diverged, verdict
 
 EDGE = math.nextafter(1.0, 0.0)  # the last number below the margin 1
@@ -91,59 +94,84 @@ def test_one_seed_wins_counts_no_ties():
     assert [one_seed_wins(d) for d in ([], [0.0, -1.0], [1e-300, 2.0, 0.0])] == [0, 0, 2]
 
 
-def test_diverged_runs_are_worse_than_the_worst_by_the_range():
-    values = {"base": [2.0, 5.0], "arm": [3.0, math.nan], "other": [math.inf, -math.inf]}
-    ranked, replaced = rank_diverged(values, "lower")
-    assert {arm: found.tolist() for arm, found in ranked.items()} == {
-        "base": [2.0, 5.0], "arm": [3.0, 8.0], "other": [8.0, 8.0]
-    }  # fmt: skip
-    assert replaced == {"arm": (1,), "other": (0, 1)}
-    assert math.isnan(values["arm"][1])
-
-
-def test_higher_is_the_mirror_of_lower():
-    values = {"base": np.array([2.0, 5.0]), "arm": np.array([math.nan, 3.5])}
-    lower, places = rank_diverged(values, "lower")
-    higher, same_places = rank_diverged({arm: -found for arm, found in values.items()}, "higher")
-    assert places == same_places
-    assert all((lower[arm] == -higher[arm]).all() for arm in values)
-
-
-@pytest.mark.parametrize(("level", "worse"), [(2.0, 4.0), (-2.0, 0.0), (0.0, 1.0)])
-def test_without_a_range_the_size_of_the_values_stands_for_it(level, worse):
-    ranked, _ = rank_diverged({"base": [level, level], "arm": [level, math.nan]}, "lower")
-    assert ranked["arm"].tolist() == [level, worse]
+@pytest.mark.parametrize(("margin", "penalty"), [(0.1, 3.0), (0.75, 3.0), (0.8, 3.2), (5.0, 20.0)])
+def test_diverged_runs_are_worse_than_the_worst_by_the_range_or_a_margin_per_seed(margin, penalty):
+    base, arm = [2.0, 5.0, 2.5, math.inf], [3.0, math.nan, 4.0, -math.inf]
+    ranked = rank_diverged(arm, base, "lower", margin)
+    assert ranked.arm.tolist() == [3.0, 5.0 + penalty, 4.0, 5.0 + penalty]
+    assert ranked.baseline.tolist() == [2.0, 5.0, 2.5, 5.0 + penalty]
+    assert (ranked.penalty, ranked.diverged, ranked.both) == (penalty, 3, 1)
+    assert math.isnan(arm[1])
+    mirrored = rank_diverged(-np.array(arm), -np.array(base), "higher", margin)
+    assert (mirrored.arm == -ranked.arm).all()
+    assert (mirrored.baseline == -ranked.baseline).all()
 
 
 def test_where_everything_or_nothing_diverged_nothing_is_replaced():
-    ranked, replaced = rank_diverged({"base": [math.nan], "arm": [math.inf]}, "lower")
-    assert math.isnan(ranked["base"][0])
-    assert ranked["arm"][0] == math.inf
-    assert replaced == {"base": (0,), "arm": (0,)}
-    assert rank_diverged({"a": [1.0], "b": [2.0]}, "higher")[1] == {}
-    assert rank_diverged({}, "lower") == ({}, {})
+    ranked = rank_diverged([math.inf, math.nan], [math.nan, math.nan], "lower", 0.1)
+    assert not np.isfinite([ranked.arm, ranked.baseline]).any()
+    assert (ranked.diverged, ranked.both) == (4, 2)
+    whole = rank_diverged([1.0, 2.0], [2.0, 2.0], "higher", 0.1)
+    assert (whole.arm.tolist(), whole.baseline.tolist(), whole.diverged, whole.both) == ([1.0, 2.0], [2.0, 2.0], 0, 0)
 
 
-def test_replaced_runs_rank_last_whatever_the_study():
+def test_ranking_refuses_unequal_seeds_and_no_margin():
+    with pytest.raises(ValueError, match=r"got shape \(1,\), the baseline has \(2,\)"):
+        rank_diverged([1.0], [1.0, 2.0], "lower", 0.1)
+    with pytest.raises(ValueError, match="margin: got 0"):
+        rank_diverged([1.0], [1.0], "lower", 0)
+
+
+def judged(arm, base, margin, level=0.95, comparisons=1):
+    """The verdict on an arm and its interval, as a study of `comparisons` arms finds it."""
+    ranked = rank_diverged(arm, base, "lower", margin)
+    gain = improvement(ranked.arm, ranked.baseline)
+    family = {"arm": gain} | {f"other {i}": np.zeros(len(gain)) for i in range(comparisons - 1)}
+    plain = simultaneous_paired_intervals(family, level)["arm"]
+    found = open_to_diverged(plain, ranked, sign_flip_p(gain))
+    return verdict(found.low, found.high, margin)
+
+
+def test_a_pair_that_diverged_is_never_the_same():
+    """Patterns of divergence over 6 seeds, between equal, close and distant arms; narrow and wide margins."""
     stream = np.random.default_rng(0)
-    for better, (scale, shift) in itertools.product(("lower", "higher"), ((1e-6, 0), (1e6, -3e6), (1, 100))):
-        values = {name: stream.normal(shift, scale, 8) for name in "abc"}
-        values["b"][3] = math.nan
-        ranked, _ = rank_diverged(values, better)
-        finite = np.concatenate([np.delete(ranked["b"], 3), ranked["a"], ranked["c"]])
-        gap = (ranked["b"][3] - finite) * (1 if better == "lower" else -1)
-        assert gap.min() == pytest.approx(np.ptp(finite), rel=1e-9)
+    words, patterns = set(), list(itertools.product(range(64), range(64)))[1:]
+    for lost, lost_base in patterns[::8] + patterns[-64:]:
+        masks = [np.array([number >> place & 1 for place in range(6)], bool) for number in (lost, lost_base)]
+        for shift, noise, margin in ((0.0, 0.0, 0.5), (0.0, 0.3, 9.0), (0.2, 0.01, 0.5), (-3.0, 0.5, 0.4)):
+            base = 2.0 + stream.normal(size=6)
+            arm = base + shift + noise * stream.normal(size=6)
+            words.add(judged(np.where(masks[0], math.nan, arm), np.where(masks[1], math.nan, base), margin))
+    assert words == {"better", "worse", "undecided"}
+
+
+@pytest.mark.parametrize("comparisons", [1, 3, 6])
+def test_an_arm_that_always_diverged_is_worse_from_the_least_seeds_on(comparisons):
+    for n in range(2, 20):
+        base = 2.0 + np.random.default_rng(n).normal(size=n)
+        lost = np.full(n, math.nan)
+        enough = n >= least_seeds(0.95, comparisons)
+        for margin in (1e-6, 0.3, 1e3):
+            assert judged(lost, base, margin, comparisons=comparisons) == ("worse" if enough else "undecided")
+            assert judged(base, lost, margin, comparisons=comparisons) == ("better" if enough else "undecided")
+            assert judged(lost, lost, margin, comparisons=comparisons) == "undecided"
 
 
 def test_one_diverged_seed_alone_decides_nothing_and_eight_do():
-    from regimes.study.intervals import simultaneous_paired_intervals
-
     def word(bad):
-        arm = np.linspace(1.99, 2.01, 8)
+        arm = np.linspace(1.99, 2.01, 8) ** 2 / 2
         arm[:bad] = math.nan
-        ranked, _ = rank_diverged({"base": np.linspace(2.0, 2.02, 8), "arm": arm}, "lower")
-        gain = improvement(ranked["arm"], ranked["base"])
-        found = simultaneous_paired_intervals({"arm": gain})["arm"]
-        return verdict(found.low, found.high, 0.005)
+        return judged(arm, np.linspace(2.01, 2.03, 8), 0.005)
 
     assert [word(bad) for bad in (0, 1, 8)] == ["better", "undecided", "worse"]
+
+
+def test_equal_arms_that_diverge_by_chance_are_rarely_told_apart():
+    """Both lose any run with the same probability, and are equal otherwise: every better or worse is false."""
+    stream, repetitions = np.random.default_rng(1), 1000
+    for chance in (0.1, 0.3, 0.6):
+        false = 0
+        for _ in range(repetitions):
+            runs = np.where(stream.uniform(size=(2, 8)) < chance, math.nan, stream.normal(size=(2, 8)))
+            false += judged(*runs, margin=1e-9) in ("better", "worse")
+        assert stats.binomtest(false, repetitions, 0.05, "greater").pvalue > 1e-3, chance

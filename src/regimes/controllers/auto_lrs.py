@@ -145,7 +145,7 @@ class AutoLRS(Controller):
     def example(cls) -> list[AutoLRS]:
         """Short ones, in which every setting shows."""
         return [
-            cls(0.01, 1.0, "12 steps", "6 steps", 3, "24 steps", 0.5, 0.4),
+            cls(0.01, 1.0, "9 steps", "8 steps", 4, "18 steps", 0.1, 0.3),
             cls(0.001, 0.1, "10%", "5%", 2, "20%", 0.0),
         ]
 

@@ -341,6 +341,10 @@ def _one_budget(whole: Duration | None, own: Duration) -> Duration:
 
 
 def _check_budgets(regime: Regime) -> None:
+    if regime.budget is not None and regime.budget.unit == "%":
+        raise DeclarationError(
+            f"got '{regime.budget}', a share of nothing; write for example '500 steps' or '2 epochs'", "budget"
+        )
     if len(regime.phases) == 1:
         if regime.budget is None:
             raise DeclarationError(

@@ -44,9 +44,12 @@ class Session:
 
     def __init__(self, workload: Workload, regime: Regime, seed: int, options: dict[str, Any]) -> None:
         self.options = options
-        self.checkpoint = Duration.parse(options["checkpoint"])
+        self.checkpoint = cadence("checkpoint", options["checkpoint"])
         self.limit = seconds(options["max_time"])
+        if options["validate"] is not None:
+            cadence("validate", options["validate"])
         self.run = Run(workload, regime, seed, validate=options["validate"], give_up=options["give_up"])
+        check_cadences(self.run, checkpoint=options["checkpoint"], validate=options["validate"])
         self.observer = Observer(self.run, options["probes"])
         self.folder = None if options["out"] is None else Folder(options["out"])
         self.writer: records.RecordWriter | None = None
@@ -148,7 +151,10 @@ class Session:
         work = self.run.work.state()
         frame = self.run.frame
         totals = {"step": frame.step, "samples": frame.samples, "tokens": frame.tokens}
-        self.folder.finish(self.run, {"metrics": metrics, **totals, "work": work, "seams": self.run.seams})
+        skipped = _skipped(self.writer.path)
+        self.folder.finish(
+            self.run, {"metrics": metrics, **totals, "skipped": skipped, "work": work, "seams": self.run.seams}
+        )
         self._index("finished", metrics=metrics)
 
     @contextlib.contextmanager
@@ -182,6 +188,47 @@ def final_metrics(run: Run, last: Record | None) -> dict[str, float]:
     return found
 
 
+def _skipped(path: Path) -> int:
+    """Count the skipped steps of a run in its records, those of trials apart."""
+    with path.open("rb") as file:
+        return sum(b'"skipped": ' in row and b'"trial": ' not in row for row in file)
+
+
+def cadence(key: str, value: Any) -> Duration:
+    """Read how often something is done.
+
+    Raises
+    ------
+    DeclarationError
+        For what is no amount of training, or none at all.
+    """
+    try:
+        found = Duration.parse(value)
+    except DeclarationError as why:
+        raise why.within(key) from None
+    if found.value <= 0:
+        raise DeclarationError(f"got '{found}'; allowed: more than nothing", key)
+    return found
+
+
+def check_cadences(run: Run, **cadences: Any) -> None:
+    """Refuse a cadence of a run, or of one of its phases, that is nothing or cannot be told in its budget's unit.
+
+    Raises
+    ------
+    DeclarationError
+        Naming it.
+    """
+    for phase in run.phases:
+        lead = f"{phase.name}." if len(run.phases) > 1 else ""
+        for key, value in (cadences | {f"{lead}evaluate": phase.declaration.evaluate}).items():
+            if value is not None:
+                try:
+                    phase.length.amount(cadence(key, value))
+                except DeclarationError as why:
+                    raise (why if why.key else why.within(key)) from None
+
+
 def _plain_options(options: dict[str, Any]) -> dict[str, Any]:
     return {
         "validate": options["validate"] and str(options["validate"]),
@@ -196,6 +243,8 @@ def _options(workload: Any, regime: Any, **options: Any) -> dict[str, Any]:
         raise DeclarationError(f"got {show(workload)}; allowed: a Workload", "workload")
     if not isinstance(regime, Regime):
         raise DeclarationError(f"got {show(regime)}; allowed: a Regime", "regime")
+    if options["out"] is not None and Path(options["out"]).is_file():
+        raise DeclarationError(f"got '{options['out']}', which is a file; allowed: a folder, new or of this run", "out")
     return options
 
 
@@ -210,7 +259,7 @@ def stream(
     checkpoint: str = "10%",
     max_time: str | float | None = None,
     give_up: int = 10,
-    workload_spec: str | None = None,
+    workload_spec: Any = None,
 ) -> Iterator[Record]:
     """Yield one record a step; the same run as `run`, for those who want to look on.
 
@@ -242,7 +291,7 @@ def run(
     max_time: str | float | None = None,
     give_up: int = 10,
     progress: bool | None = None,
-    workload_spec: str | None = None,
+    workload_spec: Any = None,
 ) -> RunResult:
     """Train, and return what came of it.
 
@@ -271,6 +320,8 @@ def run(
         Non-finite steps in a row after which the run stops. Default 10.
     progress : bool, optional
         A progress bar on stderr; default where stderr is a terminal.
+    workload_spec : str or mapping, optional
+        What builds the workload again, kept in run.json for ``regimes resume``.
 
     Returns
     -------

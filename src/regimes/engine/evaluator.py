@@ -82,7 +82,7 @@ class Evaluator:
             ``input:<module>``, ``output:<module>`` or ``output_gradient:<module>``: a list in `captured`, one tensor
             per call of the module and micro-batch (`regimes.engine.captures`).
         examples : bool
-            Gradients of single examples in ``captured["example_gradients"]``: by parameter name, shape (n, \*shape),
+            Gradients of single examples in ``captured["example_gradients"]``: by parameter name, shape ``(n, *shape)``,
             their mean being the gradient before its transforms.
         reduce : bool
             Whether only the reduced loss is wanted.

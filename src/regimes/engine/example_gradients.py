@@ -15,7 +15,7 @@ _CHUNK = 64
 
 
 def example_gradients(evaluate: Any) -> dict[str, Tensor]:
-    r"""Return the gradient of every example of the step's plan, by parameter name, shape (n, \*shape).
+    """Return the gradient of every example of the step's plan, by parameter name, shape ``(n, *shape)``.
 
     Their mean over the n examples is the gradient of the step before its transforms: that of example i is n times what
     its weighted unit losses add to it. The forward is the step's own, with the same random numbers; where examples

@@ -19,11 +19,16 @@ from filelock import FileLock, Timeout
 from regimes.core.errors import ResumeError
 from regimes.core.notation import parse
 from regimes.core.regime import Regime
+from regimes.core.registry import USER_MODULES
 from regimes.engine import checkpoint
 from regimes.engine.identity import identity, key
 from regimes.engine.run import Run
 
 FORMAT = 1
+
+
+class Locked(ResumeError):
+    """Another process trains the run of this folder."""
 
 
 class Folder:
@@ -47,23 +52,35 @@ class Folder:
 
         Raises
         ------
-        ResumeError
+        Locked
             If another process has it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise ResumeError(
-                f"{self.path} is being trained by another process; wait for it or give another out="
-            ) from None
+            raise Locked(f"{self.path} is being trained by another process; wait for it or give another out=") from None
+
+    def wait(self) -> None:
+        """Return when no process trains the run."""
+        with self._lock.acquire(poll_interval=0.1):
+            return
 
     def unlock(self) -> None:
         """Let the run go."""
         self._lock.release()
 
-    def begin(self, run: Run, workload_spec: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    def begin(self, run: Run, workload_spec: Any, options: dict[str, Any]) -> dict[str, Any]:
         """Write run.json at the start, or check that what stands there is the same run.
+
+        Parameters
+        ----------
+        run : Run
+            At its start.
+        workload_spec : str, mapping or None
+            What builds the workload again; None where only the program itself does.
+        options : dict
+            As `regimes.run` takes them.
 
         Raises
         ------
@@ -78,6 +95,7 @@ class Folder:
             "identity": content,
             "workload": run.workload.name,
             "workload_spec": workload_spec,
+            "modules": sorted(name for name in USER_MODULES if not name.startswith("_regimes_")),
             "options": options,
             "command": [sys.executable, *sys.argv],
             "directory": os.getcwd(),

@@ -2,40 +2,98 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
 import json
 import platform
-import sys
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from regimes.core import paths
-from regimes.core.component import Component
+from regimes.core import randomness
+from regimes.engine.code import ADDRESS, Reader, tensor_bytes
 from regimes.engine.run import Run
+from regimes.engine.workload import Workload
+
+#: Packages that stand above the engine: they choose and judge runs, and change no bit of one.
+_ABOVE = {"atlas", "cli", "diagnosis", "recipes", "report", "study", "testing", "py.typed"}
+_KEPT: weakref.WeakKeyDictionary[Workload, dict[str, Any]] = weakref.WeakKeyDictionary()
 
 
 def identity(run: Run) -> dict[str, Any]:
     """Return what determines the bits of a run that stands at step 0."""
     work = run.workload
+    same = _KEPT.get(work) or program(work)
+    # The weights have a digest of their own; what else the model holds is read with its code.
+    own = Reader(run.model.state_dict(keep_vars=True).values())
+    own.read(run.regime, "(regime)")
+    own.read(run.model, "(model)")
     return {
         "regime": run.regime.hash,
         "seed": run.seed,
-        "data": work.fingerprint(),
-        "loss": repr(work.loss),
-        "metrics": sorted(work.metrics),
-        "sources": source_digests(run),
-        "versions": versions(),
+        "data": same["data"],
+        "loss": same["loss"],
+        "metrics": same["metrics"],
+        "sources": library() | joined(same["sources"], own.digests()),
+        "versions": versions() | same["packages"] | own.packages,
         "device": work.device.type,
         "weights": tensors_digest(dict(run.model.state_dict())),
         "first_batch": hashlib.sha256(run.frame.plans[0].indices.tobytes()).hexdigest()[:16] if run.frame.plans else "",
         "first_loss": first_loss(run),
+        "sampled": sorted(own.sampled | same["sampled"]),
     }
+
+
+def program(work: Workload) -> dict[str, Any]:
+    """Return what a workload is, whatever the regime and the seed: its data and its code.
+
+    Tensors and arrays are read whole, and so are labels; of other data some examples, spread evenly.
+    """
+    reader = Reader(work.model.state_dict(keep_vars=True).values() if isinstance(work.model, nn.Module) else ())
+    reader.read(work.model, "(model)")
+    reader.read(work.loss, "(loss)")
+    for name, metric in work.metrics.items():
+        reader.read(name, "(metrics)")
+        reader.read(metric, "(metrics)")
+    for split, sources in work.sources.items():
+        for name, source in sources.items():
+            reader.read(f"{split}/{name}", "(data)")
+            reader.read(type(source), "(data)")
+            for part in ("dataset", "data", "collate_fn"):
+                reader.read(getattr(source, part, None), "(data)")
+            reader.read(source.column("label"), "(data)")
+    return {
+        "data": work.fingerprint(),
+        "loss": ADDRESS.sub("", repr(work.loss)),
+        "metrics": sorted(work.metrics),
+        "sources": reader.digests(),
+        "packages": reader.packages,
+        "sampled": reader.sampled,
+    }
+
+
+@contextlib.contextmanager
+def kept(work: Workload) -> Iterator[None]:
+    """Inside, a workload counts as what it was on entering, and is read once.
+
+    State that its functions keep (a counter, a cache) changes while runs train; that is no edit of the program.
+    """
+    _KEPT[work] = program(work)
+    try:
+        yield
+    finally:
+        _KEPT.pop(work, None)
+
+
+def joined(first: dict[str, str], second: dict[str, str]) -> dict[str, str]:
+    """Digests by module of two readings together."""
+    return {name: first.get(name, "") + second.get(name, "") for name in sorted({*first, *second})}
 
 
 def key(content: dict[str, Any]) -> str:
@@ -57,7 +115,7 @@ def tensors_digest(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, t in tensors.items():
         digest.update(f"{name}{t.dtype}{tuple(t.shape)}".encode())
-        digest.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor_bytes(t))
     return digest.hexdigest()[:16]
 
 
@@ -67,67 +125,37 @@ def first_loss(run: Run) -> str:
 
     if not run.frame.plans:
         return ""
-    plan, live = (
-        run.frame.plans[0],
-        run.phase.substitute(run.phase.step_knobs.values(run.states["knobs"], run.position) | run.frame.plans[0].knobs),
-    )
-    before, flops, modes = (
-        torch.default_generator.get_state(),
-        run.flops,
-        [(m, m.training) for m in run.model.modules()],
-    )
-    run.flops = None
+    plan = run.frame.plans[0]
+    live = run.phase.substitute(run.phase.step_knobs.values(run.states["knobs"], run.position) | plan.knobs)
+    flops, run.flops = run.flops, None
+    modes = [(module, module.training) for module in run.model.modules()]
     evaluate = Evaluator(run, live, plan)
     try:
-        return repr(evaluate(grad=False, final=False).loss)
+        with randomness.kept():
+            return repr(evaluate(grad=False, final=False).loss)
     except ArithmeticError:
         return "not finite"
     finally:
         evaluate.undo()
         run.flops = flops
-        torch.default_generator.set_state(before)
         for module, training in modes:
             module.training = training
 
 
-def source_digests(run: Run) -> dict[str, str]:
-    """Digest of the source of every module that the declaration and the workload name, plus core and engine."""
-    named = {"regimes.core": package_digest("core"), "regimes.engine": package_digest("engine")}
-    for module in sorted(_modules(run)):
-        text = _source(module)
-        if text is not None:
-            named[module] = hashlib.sha256(text).hexdigest()[:16]
-    return named
-
-
-def _modules(run: Run) -> set[str]:
-    found = {type(value).__module__ for _, value in paths.walk(run.regime) if isinstance(value, Component)}
-    work = run.workload
-    things: Iterable[Any] = [work.loss, work.model, *work.metrics.values(), *run.model.modules()]
-    for thing in things:
-        target = thing if hasattr(thing, "__module__") and not isinstance(thing, nn.Module) else type(thing)
-        found.add(str(getattr(target, "__module__", "")))
-        inner = getattr(thing, "function", None) or getattr(thing, "func", None)
-        if inner is not None:
-            found.add(str(getattr(inner, "__module__", "")))
-    return {name for name in found if name and not name.startswith(("torch.", "builtins", "functools"))}
-
-
-def _source(module: str) -> bytes | None:
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None or not str(file).endswith(".py"):
-        return None
-    try:
-        return Path(file).read_bytes()
-    except OSError:
-        return None
-
-
 @functools.cache
-def package_digest(name: str) -> str:
-    """Digest of all source files of one of our packages."""
-    folder = Path(__file__).parent.parent / name
-    digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*.py")):
-        digest.update(file.relative_to(folder).as_posix().encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
+def library() -> dict[str, str]:
+    """Digest of the source of every package of ours that can reach a run's bits.
+
+    Whole packages, read once a process: which helper a component takes its numbers from (Newton-Schulz, say) then
+    needs no second book-keeping, and an edit recomputes rather too much than too little.
+    """
+    root = Path(__file__).parent.parent
+    found = {}
+    for entry in sorted(root.iterdir()):
+        if entry.name not in _ABOVE and not entry.name.startswith(("_", ".")):
+            files = sorted(entry.rglob("*.py")) if entry.is_dir() else [entry]
+            digest = hashlib.sha256()
+            for file in files:
+                digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
+            found[f"regimes.{entry.stem}"] = digest.hexdigest()[:16]
+    return found

@@ -68,7 +68,7 @@ def rebuild(root: Path) -> int:
 
 
 def facts_of(declared: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the row that a run folder says."""
+    """Return what a run folder says: the columns of its row, and how many steps were skipped (None before its end)."""
     from regimes.engine import checkpoint
     from regimes.engine.folder import read_json
 
@@ -82,6 +82,7 @@ def facts_of(declared: dict[str, Any], folder: Path) -> dict[str, Any]:
         "seed": declared["identity"]["seed"],
         "status": "finished" if result else "stopped",
         "step": result["step"] if result else int(newest.split("-")[-1]),
+        "skipped": (result or {}).get("skipped"),
         "metrics": (result or {}).get("metrics"),
         "created": declared["created"],
     }

@@ -49,8 +49,13 @@ class RunResult:
         self._run, self.metrics, self.weights = run, metrics, weights
         self.records = [row for row in records if "trial" not in row]
         self.trial_records = [row for row in records if "trial" in row]
-        self.work, self.seconds, self.folder, self.notes = work, seconds, folder, notes
+        self.work, self.seconds, self.folder, self.notes = work, seconds, folder, list(notes)
         self.regime, self.workload, self.seed = run.regime, run.workload, run.seed
+        if self.skipped:
+            self.notes.append(
+                f"{self.skipped} of {self.steps} steps were skipped: loss or gradient was not finite, and nothing was "
+                "updated"
+            )
 
     @classmethod
     def of(cls, run: Run, kept: list[Any], folder: Folder | None, seconds: float, notes: list[str]) -> RunResult:
@@ -82,6 +87,11 @@ class RunResult:
         return len(self.records)
 
     @property
+    def skipped(self) -> int:
+        """Steps among them that were skipped: loss or gradient was not finite, and nothing was updated."""
+        return sum("skipped" in row for row in self.records)
+
+    @property
     def model(self) -> nn.Module:
         """The model with the judged weights, in evaluation mode."""
         from regimes.engine import seam
@@ -103,7 +113,8 @@ class RunResult:
     def __repr__(self) -> str:
         shown = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
         where = f", {self.folder}" if self.folder else ""
-        return f"RunResult({self.workload.name}, seed {self.seed}, {self.steps} steps, {shown} ({self.weights} weights){where})"
+        steps = f"{self.steps} steps" + (f", {self.skipped} of them skipped" if self.skipped else "")
+        return f"RunResult({self.workload.name}, seed {self.seed}, {steps}, {shown} ({self.weights} weights){where})"
 
     _repr_html_ = display.html
 

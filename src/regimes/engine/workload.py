@@ -82,6 +82,8 @@ class Workload:
             if data is not None
         }
         self.loss: Loss = as_loss(loss)
+        if metrics is not None and not isinstance(metrics, Mapping):
+            raise DeclarationError(f"got {show(metrics)}; allowed: a dict of names to metrics", "metrics")
         self.metrics = dict(metrics or {})
         for key, metric in self.metrics.items():
             if not callable(metric) and not hasattr(metric, "update"):

@@ -64,14 +64,15 @@ def frame(span: Span, margin: float) -> dict[str, Any]:
 
 
 def bar(comparison: Mapping[str, Any], span: Span) -> dict[str, Any]:
-    """An interval clipped to the axis.
+    """An interval clipped to the axis; one without ends runs over all of it, where a middle is known.
 
     ``left`` and ``right`` tell on which sides it goes on, ``outside`` that its middle is not shown, ``gone``
     that nothing of it is.
     """
     low, high, middle = comparison["low"], comparison["high"], comparison["difference"]
-    if low is None or high is None or middle is None:
+    if middle is None:
         return {}
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
     shown = {"low": _percent(low, span), "high": _percent(high, span), "middle": _percent(middle, span)}
     clipped: dict[str, Any] = {key: min(max(at, 0.0), 100.0) for key, at in shown.items()}
     clipped |= {"left": low < span[0], "right": high > span[1], "outside": not span[0] <= middle <= span[1]}
@@ -104,7 +105,7 @@ def forest(study: Study) -> dict[str, Any]:
                 "verdict": comparison["verdict"],
                 "glyph": GLYPHS[comparison["verdict"]],
                 "difference": signed(comparison["difference"], digits),
-                "interval": interval(comparison["low"], comparison["high"], digits),
+                "interval": _ends(comparison, digits),
                 "bar": bar(comparison, span),
                 "price": price(comparison["more_seeds"], comparison["more_seconds"]),
             }
@@ -132,7 +133,7 @@ def slices(study: Study) -> dict[str, Any] | None:
             full = {"difference": None, "low": None, "high": None} | one
             text = {
                 "difference": signed(full["difference"], digits),
-                "interval": interval(full["low"], full["high"], digits),
+                "interval": _ends(full, digits),
             }
             rows.append(
                 {
@@ -145,6 +146,11 @@ def slices(study: Study) -> dict[str, Any] | None:
             )
         groups.append({"source": source, "rows": rows})
     return {"frame": frame(span, margin), "groups": groups}
+
+
+def _ends(one: Mapping[str, Any], digits: int) -> str:
+    """An interval in words; empty where there is no difference either."""
+    return "" if one["difference"] is None else interval(one["low"], one["high"], digits)
 
 
 def _side(one: Mapping[str, Any]) -> str:

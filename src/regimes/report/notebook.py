@@ -180,11 +180,17 @@ def study_html(study: Any) -> str:
 
 
 def _arm_row(arm: dict[str, Any], facts: dict[str, Any]) -> list[Any]:
-    mean = "-" if arm["mean"] is None else f"{arm['mean']:.4g}"
+    ended = [value for value in arm["values"] if value is not None]
+    of = "" if len(ended) == len(arm["values"]) else f" ({len(ended)} of {len(arm['values'])})"
+    mean = "-" if arm["mean"] is None else f"{arm['mean']:.4g}{of}"
     found = arm["comparison"]
     if found is None:
         return [arm["name"], mean, "baseline" if arm["name"] == facts["baseline"] else "-", "", ""]
-    gap = f"{found['difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
+    gap = f"{_end(found['difference'], '-')} [{_end(found['low'], '-inf')}, {_end(found['high'], '+inf')}]"
     verdict = f"{_SIGNS[found['verdict']]} {found['verdict']}"
     more = f"{found['more_seeds']} more seeds" if found["more_seeds"] else ""
     return [arm["name"], mean, gap, verdict, more]
+
+
+def _end(value: float | None, unbounded: str) -> str:
+    return unbounded if value is None else f"{value:+.4f}"

@@ -63,6 +63,7 @@ def render(study: Study) -> str:
             level=percent(study["level"]),
             margin=f"{study['margin'] or 0:g}",
             baseline_mean=plain(study["arms"][0]["mean"], decimals(study["margin"])),
+            lost_baseline=study["arms"][0]["values"].count(None),
             forest=forest(study),
             slices=slices(study),
             **{name: getattr(room, name)(study) for room, names in SECTIONS.items() for name in names},

@@ -146,6 +146,7 @@ def sensitivity(study: Study) -> dict[str, Any]:
                 "trials": len(drawn["rows"]),
                 "diverged": sum(row["kind"] == "diverged" for row in drawn["rows"]),
                 "on_edge": bool(arms[number]["tuning"].get("on_edge")),
+                "advice": arms[number]["tuning"].get("advice") or "tune over a wider range",
             }
         )
     return {

@@ -27,6 +27,7 @@ LATEX = {
     "−": "$-$",
     "–": "--",
     "±": r"$\pm$",
+    "∞": r"$\infty$",
 }
 MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
@@ -34,14 +35,17 @@ MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 def _row(study: Study, arm: Mapping[str, Any]) -> list[str]:
     """Arm, mean, sd, improvement with its interval, verdict, cost, and what would decide."""
     digits, comparison = decimals(study["margin"]), arm["comparison"]
-    head = [arm["name"], plain(arm["mean"], digits), plain(arm["sd"], digits)]
+    lost = arm["values"].count(None)
+    of = f" ({len(arm['values']) - lost} of {len(arm['values'])})" if lost and arm["mean"] is not None else ""
+    head = [arm["name"], plain(arm["mean"], digits) + of, plain(arm["sd"], digits)]
     cost = times(arm["cost"]["ratio"])
     if comparison is None:
         return [*head, "baseline" if arm["name"] == study["baseline"] else "not compared", "–", cost, ""]
-    span = interval(comparison["low"], comparison["high"], digits)
-    gain = f"{signed(comparison['difference'], digits)} {span}"
+    gain = signed(comparison["difference"], digits)
+    if comparison["difference"] is not None:
+        gain += " " + interval(comparison["low"], comparison["high"], digits)
     note = price(comparison["more_seeds"], comparison["more_seconds"])
-    return [*head, gain.strip(), comparison["verdict"], cost, note]
+    return [*head, gain, comparison["verdict"], cost, note]
 
 
 def _heading(study: Study) -> list[str]:
@@ -210,7 +214,9 @@ def _losses(study: Study) -> str:
     if not lost:
         return ""
     parts = [f"{number} run{'s' * (number != 1)} of {name}" for name, number in lost]
-    return f"{listing(parts)} ended without a final value."
+    return (
+        f"{listing(parts)} ended without a final value, and counted as worse than every other of the two arms compared."
+    )
 
 
 def _place(study: Study) -> str:

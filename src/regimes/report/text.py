@@ -41,8 +41,15 @@ def signed(value: float | None, digits: int) -> str:
 
 
 def interval(low: float | None, high: float | None, digits: int) -> str:
-    """``[+0.061, +0.089]``; empty where there is none."""
-    return "" if low is None or high is None else f"[{signed(low, digits)}, {signed(high, digits)}]"
+    """``[+0.061, +0.089]``; an end that nothing bounds is ``None``.
+
+    Examples
+    --------
+    >>> interval(-0.5, 0.25, 2), interval(None, None, 2)
+    ('[−0.50, +0.25]', '[−∞, +∞]')
+    """
+    left, right = "−∞" if low is None else signed(low, digits), "+∞" if high is None else signed(high, digits)
+    return f"[{left}, {right}]"
 
 
 def count(value: float | None) -> str:

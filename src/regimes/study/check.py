@@ -42,6 +42,7 @@ def check(found: RunFile | CompareFile) -> dict[str, Any]:
         f"{len(design.seeds)} seeds, {len(design.points)} trials, at {design.budget}"
     ]
     says += [f"arm {name}: {_phases(regime)}" for name, regime in found.arms.items()]
+    says += [f"note: {note}" for note in design.notes]
     arms = {name: repr(regime) for name, regime in found.arms.items()}
     return {"kind": "comparison", "workload": found.workload.name, "arms": arms, "says": says}
 
@@ -68,11 +69,11 @@ def design_of(workload: Workload, arms: Mapping[str, Regime], settings: Mapping[
     DeclarationError
         For everything that the comparison would refuse.
     """
-    from regimes.study import compare
+    from regimes.study import design
 
-    given = {"better": None, "baseline": None, "equal": None, "trials": 0, "tune": {}, **settings}
-    names = ("baseline", "metric", "better", "margin", "seeds", "tune", "trials", "equal", "level")
-    return compare.design_of(workload, dict(arms), *(given[name] for name in names))
+    given = {"better": None, "baseline": None, "equal": None, "trials": 0, "tune": {}, "validate": None, **settings}
+    names = ("baseline", "metric", "better", "margin", "seeds", "tune", "trials", "equal", "level", "validate")
+    return design.design_of(workload, dict(arms), *(given[name] for name in names))
 
 
 def _phases(regime: Regime) -> str:

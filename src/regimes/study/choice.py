@@ -28,6 +28,8 @@ class Choice:
         Whether the best trial has others on both sides.
     sd : float
         What tuning luck adds to the arm's metric.
+    advice : str or None
+        What would bracket the best trial; None where it is bracketed.
     """
 
     shares: dict[str, float]
@@ -35,6 +37,7 @@ class Choice:
     fitted: bool
     bracketed: bool
     sd: float
+    advice: str | None
 
 
 def choose(trials: Sequence[Outcome], design: Any, finals: Sequence[float] | None = None) -> Choice:
@@ -43,21 +46,41 @@ def choose(trials: Sequence[Outcome], design: Any, finals: Sequence[float] | Non
     Raises
     ------
     RegimesError
-        If not one trial ended in a number.
+        If not one trial ended in a number, or one failed: the arm is then tuned less than the others.
     """
+    if any(trial.failed for trial in trials):
+        raise RegimesError(f"a tuning trial of arm '{trials[0].task.arm}' failed")
     ordered = sorted(trials, key=lambda o: o.task.trial or 0)
     values = [o.metrics.get(design.tuning_metric, math.nan) for o in ordered]
     direction = 1.0 if design.better == "lower" else -1.0
     finite = [number for number, value in enumerate(values) if math.isfinite(value)]
     if not finite:
-        raise RegimesError(f"every tuning trial of arm '{ordered[0].task.arm}' failed or diverged")
+        raise RegimesError(f"every tuning trial of arm '{ordered[0].task.arm}' diverged")
     best = min(finite, key=lambda number: (direction * values[number], number))
     if len(design.ranges) == 1:
         (pattern,) = design.ranges
         found = statistics.fit_and_refine([p[pattern] for p in design.points], values, design.better, finals)
-        return Choice({pattern: found.log_rate}, best, found.curve is not None, found.bracketed, found.tuning_sd)
-    bracketed = all(
-        min(p[name] for p in design.points) < design.points[best][name] < max(p[name] for p in design.points)
-        for name in design.ranges
-    )
-    return Choice(design.points[best], best, False, bracketed, statistics.selection_sd(values, design.better))
+        shares, fitted, bracketed, sd = (
+            {pattern: found.log_rate},
+            found.curve is not None,
+            found.bracketed,
+            found.tuning_sd,
+        )
+    else:
+        shares, fitted, sd = design.points[best], False, statistics.selection_sd(values, design.better)
+        bracketed = all(
+            min(p[name] for p in design.points) < shares[name] < max(p[name] for p in design.points)
+            for name in design.ranges
+        )
+    advice = None if bracketed else _advice(len(values), len(design.ranges))
+    return Choice(shares, best, fitted, bracketed, sd, advice)
+
+
+def _advice(trials: int, knobs: int) -> str:
+    """Return what to do about a best trial at an edge of what was tried.
+
+    Were all trials equally good, the best of k would lie inside in each of d knobs with probability
+    ``((k - 2) / k)^d``. Where that is below 1/2, an edge says nothing about the range: two trials have no inside.
+    """
+    chance = (max(trials - 2, 0) / trials) ** knobs
+    return "more tuning trials" if chance < 0.5 else "tune over a wider range"

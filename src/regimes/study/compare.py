@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from regimes.core.errors import DeclarationError, RegimesError, nearest, show
+from regimes.core.errors import DeclarationError, RegimesError, show
 from regimes.core.regime import Regime
-from regimes.engine.compile import compile_regime, epochs
-from regimes.engine.run import Run
+from regimes.engine.identity import kept
 from regimes.engine.workload import Workload
-from regimes.study import statistics
+from regimes.study import earlier
 from regimes.study.choice import choose
+from regimes.study.design import TUNING_SEED, Design, design_of
 from regimes.study.live import Live
-from regimes.study.ranges import Range, points, tuned
+from regimes.study.pool import Pool
+from regimes.study.ranges import Range, tuned
 from regimes.study.study import Arm, Study
-from regimes.study.tasks import Outcome, Pool, Task
-
-#: Seeds of tuning trials: a comparison counts its own seeds from 0 and never comes here.
-TUNING_SEED = 1_000_000
+from regimes.study.tasks import Outcome, Task
 
 
 def compare(
@@ -74,29 +71,69 @@ def compare(
         At what the budgets are equal: steps, samples, tokens or flops. Default: the baseline budget's own unit.
     level : float
         Simultaneous confidence. Default 0.95.
+    name : str
+        For messages, and for the folder where `out` is not given. Default "study"; of a file, its stem.
     out : path, optional
-        The study's folder; default runs/<name>. What is there is not computed again.
+        The study's folder; default runs/<name>. Runs that are there are not computed again. Where it holds another
+        study, that one is kept beside, in a folder earlier-1, and the runs are shared.
     workers : int
-        Runs side by side.
+        Runs side by side, in processes of their own. One that dies is replaced, and its run tried once more.
     validate : Duration or None
         Cadence of the curves.
+    progress : bool, optional
+        Show what is done on stderr. Default: a live table on a terminal, else a line per run.
+    workload_spec : str or mapping, optional
+        What builds the workload again; kept with every run.
+    command : str, optional
+        What a person types to do the same again.
+    make : tuple, optional
+        (function, arguments) that builds the workload in a worker. Default: the workload itself is sent.
 
     Returns
     -------
     Study
+        A run that failed (the disk was full, a process was killed, somebody's code raised) is never a value: the other
+        runs are finished, the study says what failed, and called again computes what is missing. A run that diverged is
+        a result.
 
     Raises
     ------
     DeclarationError
         Before anything is spent: unknown metric, unequal budgets, too few seeds for the level, a tuned pattern that
         fits nothing.
+    RegimesError
+        If worker processes cannot start.
     """
-    arms = dict(arms)
-    design = design_of(workload, arms, baseline, metric, better, margin, seeds, tune or {}, trials, equal, level)
-    folder = Path(out) if out is not None else Path("runs") / name
-    live = Live(design, name, progress)
-    pool = Pool(workload, folder / "runs", workers, validate, make)
-    queue = _Queue(design, arms)
+    folder = _folder(out, name)
+    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
+        raise DeclarationError(f"got {show(workers)}; allowed: how many runs side by side, 1 or more", "workers")
+    if not isinstance(workload, Workload):
+        raise DeclarationError(f"got {show(workload)}; allowed: a Workload", "workload")
+    with kept(workload):
+        design = design_of(
+            workload, arms, baseline, metric, better, margin, seeds, tune or {}, trials, equal, level, validate
+        )
+        queue, options = _Queue(design, arms), {"validate": validate, "workload_spec": workload_spec}
+        pool = Pool(workload, folder / "runs", workers, options, make, list(arms.values()))
+        outcomes = _outcomes(pool, queue, Live(design, name, progress))
+        collected = queue.arms(outcomes)
+        record = design.record(workload, arms)
+        said = [*design.notes, pool.note, earlier.make_room(folder, record), *_failures(collected, command)]
+        study = Study.of(design, name, workload, collected, command, folder, [note for note in said if note])
+    study.save()
+    earlier.remember(folder, record)
+    return study
+
+
+def _folder(out: str | Path | None, name: str) -> Path:
+    folder = Path("runs") / name if out is None else Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise DeclarationError(f"got '{folder}', which is a file; allowed: a folder, new or of a study", "out")
+    return folder
+
+
+def _outcomes(pool: Pool, queue: _Queue, live: Live) -> list[Outcome]:
+    """Run everything, showing what has come."""
     began, outcomes = time.perf_counter(), []
     try:
         with live:
@@ -105,173 +142,26 @@ def compare(
                 live.show(outcomes, queue.total, time.perf_counter() - began)
     finally:
         pool.close()
-    study = Study.of(design, name, workload, queue.arms(outcomes), command, folder, [pool.note] if pool.note else [])
-    study.save()
-    return study
+    return outcomes
 
 
-class Design:
-    """What a comparison asks, checked."""
-
-    def __init__(self, **facts: Any) -> None:
-        self.baseline: str = facts["baseline"]
-        self.metric: str = facts["metric"]
-        self.better: str = facts["better"]
-        self.margin: float = facts["margin"]
-        self.seeds: tuple[int, ...] = facts["seeds"]
-        self.ranges: dict[str, Range] = facts["ranges"]
-        self.points: list[dict[str, float]] = facts["points"]
-        self.equal: str = facts["equal"]
-        self.level: float = facts["level"]
-        self.names: tuple[str, ...] = facts["names"]
-        self.budget: str = facts["budget"]
-
-    @property
-    def tuning_metric(self) -> str:
-        """What tuning reads: always val, never test."""
-        return "val/" + self.metric.split("/", 1)[1]
-
-
-def design_of(
-    workload: Workload,
-    arms: dict[str, Regime],
-    baseline: str | None,
-    metric: str,
-    better: str | None,
-    margin: float,
-    seeds: int | Sequence[int],
-    tune: Mapping[str, Range],
-    trials: int,
-    equal: str | None,
-    level: float,
-) -> Design:
-    """Check what a comparison asks, and return it; the parameters are those of `compare`.
-
-    Raises
-    ------
-    DeclarationError
-        Naming the key, before anything is spent.
-    """
-    if len(arms) < 2:
-        raise DeclarationError(f"got {len(arms)}; allowed: at least two arms to compare", "arms")
-    first = baseline if baseline is not None else next(iter(arms))
-    if first not in arms:
-        raise DeclarationError(f"there is no arm '{first}'; {nearest(first, arms)}", "baseline")
-    if not isinstance(margin, int | float) or isinstance(margin, bool) or not margin > 0:
-        raise DeclarationError(f"got {show(margin)}; allowed: the smallest difference that matters, > 0", "margin")
-    listed = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    if len(set(listed)) != len(listed) or any(s >= TUNING_SEED for s in listed):
-        raise DeclarationError(f"got {show(listed)}; allowed: different seeds below {TUNING_SEED}", "seeds")
-    try:
-        statistics.refuse_too_few(len(listed), len(arms) - 1, level)
-    except ValueError as why:
-        raise DeclarationError(str(why), "seeds") from None
-    full = _metric(workload, metric)
-    if better is None and full.endswith("loss"):
-        better = "lower"
-    if better not in ("lower", "higher"):
-        raise DeclarationError(f"got {show(better)}; allowed: 'lower' or 'higher'", "better")
-    ranges = dict(tune)
-    if bool(ranges) != bool(trials):
-        raise DeclarationError(f"got {trials}; tune and trials stand together or not at all", "trials")
-    for pattern, range_ in ranges.items():
-        if not isinstance(range_, Range):
-            raise DeclarationError(
-                f"got {show(range_)}; allowed: times(1/8, 8) or between(1e-4, 1e-2)", f"tune.{pattern}"
-            )
-    drawn = points(ranges, trials, seed=0)
-    for arm, regime in arms.items():
-        _check_arm(workload, arm, regime, ranges, drawn)
-    unit, text = _equal_budgets(workload, arms, first, equal)
-    return Design(
-        baseline=first, metric=full, better=better, margin=float(margin), seeds=listed, ranges=ranges, points=drawn,
-        equal=unit, level=level, names=tuple(arms), budget=text,
-    )  # fmt: skip
-
-
-def _metric(workload: Workload, metric: str) -> str:
-    names = ["loss", *workload.metrics]
-    split, _, rest = metric.partition("/")
-    if rest and split in ("val", "test"):
-        if split not in workload.sources:
-            raise DeclarationError(f"got '{metric}', but the workload has no {split} data", "metric")
-        if rest.split("/")[-1] in names:
-            return metric
-    elif metric in names:
-        judged = workload.judged_split()
-        if judged not in workload.sources:
-            raise DeclarationError("the workload has neither val nor test data", "metric")
-        return f"{judged}/{metric}"
-    raise DeclarationError(f"there is no metric '{metric}'; {nearest(metric.split('/')[-1], names)}", "metric")
-
-
-def _check_arm(
-    workload: Workload, arm: str, regime: Regime, ranges: dict[str, Range], drawn: list[dict[str, float]]
-) -> None:
-    if not isinstance(regime, Regime):
-        raise DeclarationError(f"got {show(regime)}; allowed: a Regime", f"arms.{arm}")
-    try:
-        Run(workload, regime, TUNING_SEED, count_flops=False)
-        for shares in drawn:
-            tuned(regime, ranges, shares)
-    except DeclarationError as why:
-        raise why.within(f"arms.{arm}") from None
-
-
-def _equal_budgets(workload: Workload, arms: dict[str, Regime], baseline: str, equal: str | None) -> tuple[str, str]:
-    """Return the unit in which budgets are equal, and the amount; refuse what is known to differ."""
-    totals: dict[str, dict[str, float | None]] = {}
-    for arm, regime in arms.items():
-        lengths = [
-            phase.length
-            for phase in compile_regime(regime, epochs(regime, workload.view("train")), workload.example_tokens())
-        ]
-        totals[arm] = {}
-        for unit in ("steps", "samples", "tokens", "flops"):
-            amounts = [_in_unit(length, unit) for length in lengths]
-            totals[arm][unit] = None if None in amounts else sum(a for a in amounts if a is not None)
-        totals[arm]["own"] = None
-        if equal is None and arm == baseline:
-            equal = lengths[0].unit
-    if equal not in ("steps", "samples", "tokens", "flops"):
-        raise DeclarationError(
-            f"got {show(equal)}; {nearest(str(equal), ('steps', 'samples', 'tokens', 'flops'))}", "equal"
-        )
-    want = totals[baseline][equal]
-    for arm, known in totals.items():
-        have = known[equal]
-        if have is not None and want is not None and not math.isclose(have, want, rel_tol=1e-6):
-            raise DeclarationError(
-                f"got {have:g} {equal}, the baseline has {want:g}; arms are compared at equal {equal}",
-                f"arms.{arm}.budget",
-            )
-        if have is None or want is None:
-            raise DeclarationError(
-                f"how many {equal} it trains on is not known beforehand; give its budget in {equal}, or say equal=",
-                f"arms.{arm}.budget",
-            )
-    assert want is not None
-    return equal, f"{want:g} {equal}" if want < 1000 else f"{want:,.0f} {equal}"
-
-
-def _in_unit(length: Any, unit: str) -> float | None:
-    if length.unit == unit:
-        return length.total
-    if length.unit == "flops" or unit == "flops":
-        return None
-    from regimes.core.duration import Duration
-
-    samples = length.in_samples(Duration(length.total, length.unit))
-    if samples is None:
-        return None
-    scale = {"samples": 1.0, "steps": length.batch and 1.0 / length.batch, "tokens": length.example_tokens}[unit]
-    return None if not scale else samples * scale
+def _failures(arms: Sequence[Arm], command: str | None) -> list[str]:
+    """One sentence per arm with runs that failed, and what to do."""
+    said = []
+    for arm in arms:
+        failed = [o for o in [*arm.trials, *arm.outcomes] if o.failed]
+        if failed:
+            named = ", ".join(o.task.what for o in failed)
+            said.append(f"arm '{arm.name}': what failed is no value ({named}): {failed[0].failure}")
+    return (
+        [*said, f"what failed is tried again, and only that computed, by {command or 'the same call'}"] if said else []
+    )
 
 
 class _Queue:
     """Decides what runs next: each arm's trials first, then seeds, all arms of a seed before the next."""
 
-    def __init__(self, design: Design, arms: dict[str, Regime]) -> None:
+    def __init__(self, design: Design, arms: Mapping[str, Regime]) -> None:
         self.design, self.declared = design, arms
         self.chosen: dict[str, Regime] = {} if design.points else dict(arms)
         self._trials = [(arm, number) for arm in arms for number in range(len(design.points))]
@@ -294,7 +184,8 @@ class _Queue:
 
     def _choose(self, arm: str, done: Sequence[Outcome]) -> None:
         mine = [o for o in done if o.task.arm == arm and o.task.trial is not None]
-        if len(mine) < len(self.design.points):
+        # Where a trial failed there is nothing to choose from yet: the arm was tuned less than the others.
+        if len(mine) < len(self.design.points) or any(o.failed for o in mine):
             return
         try:
             shares = choose(mine, self.design).shares
@@ -310,7 +201,12 @@ class _Queue:
         for arm in self.declared:
             mine = [o for o in done if o.task.arm == arm]
             by_seed = {o.task.seed: o for o in mine if o.task.trial is None}
-            ordered = [by_seed[seed] for seed in self.design.seeds if seed in by_seed]
             trials = sorted((o for o in mine if o.task.trial is not None), key=lambda o: o.task.trial or 0)
+            broken = ", ".join(str(o.task.trial) for o in trials if o.failed)
+            why = f"not trained: tuning is not finished, trial {broken} failed"
+            ordered = [
+                by_seed.get(seed) or Outcome.without_value(Task(arm, self.declared[arm], seed), why)
+                for seed in self.design.seeds
+            ]
             collected.append(Arm(arm, self.declared[arm], self.chosen.get(arm, self.declared[arm]), ordered, trials))
         return collected

@@ -52,12 +52,13 @@ class Live:
             self._live.update(self._table(outcomes, total, elapsed))
             return
         latest = outcomes[-1]
-        what = f"trial {latest.task.trial}" if latest.task.trial is not None else f"seed {latest.task.seed}"
         metric = self.design.tuning_metric if latest.task.trial is not None else self.design.metric
-        value = latest.metrics.get(metric, math.nan)
+        said = f"{metric} {latest.metrics.get(metric, math.nan):.4f}"
+        if latest.failure is not None:
+            said = f"{'diverged' if latest.diverged else 'failed'}: {latest.failure}"
         left = duration(elapsed / len(outcomes) * (total - len(outcomes)))
         print(
-            f"[{len(outcomes):3d}/{total}] {latest.task.arm:24s} {what:9s} {metric} {value:.4f}   {left} left",
+            f"[{len(outcomes):3d}/{total}] {latest.task.arm:24s} {latest.task.what:9s} {said}   {left} left",
             file=sys.stderr,
             flush=True,
         )
@@ -87,7 +88,7 @@ class Live:
         return made
 
     def _finals(self, outcomes: Sequence[Any], name: str) -> dict[int, float]:
-        mine = [o for o in outcomes if o.task.arm == name and o.task.trial is None]
+        mine = [o for o in outcomes if o.task.arm == name and o.task.trial is None and not o.failed]
         return {o.task.seed: o.metrics.get(self.design.metric, math.nan) for o in mine}
 
     def _gap(self, finals: dict[str, dict[int, float]], name: str) -> str:

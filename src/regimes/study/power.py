@@ -50,7 +50,7 @@ def power(effect: float, sd: float, n: int, comparisons: int, level: float, marg
     _check(sd, comparisons, level, margin)
     if n < 2:
         return 0.0
-    if sd == 0:
+    if sd == 0:  # the limit of little noise
         return float(effect >= margin)
     return _chance_of_better(effect, sd, n, comparisons, level, margin)
 
@@ -149,7 +149,7 @@ def seeds_to_decide(interval: Interval, margin: float, comparisons: int | None =
     -------
     int or None
         0 where it is decided already. None where 10,000 seeds would not do (tuning noise too large for the margin,
-        or a mean too close to a border), or where a single seed leaves the sd unknown.
+        or a mean too close to a border), or where a single observation leaves the sd unknown.
 
     Raises
     ------

@@ -21,7 +21,13 @@ def sentence(facts: dict[str, Any]) -> str:
             words.append(f"{_and(names)} {'is' if len(names) == 1 else 'are'} {word}")
     missing = [arm["name"] for arm in facts["arms"] if not arm["comparison"] and arm["name"] != facts["baseline"]]
     if missing:
-        words.append(f"{_and(missing)} did not finish")
+        words.append(f"{_and(missing)} cannot be judged")
+    broken = [f"{arm['failed']} of {arm['name']}" for arm in facts["arms"] if arm.get("failed")]
+    if broken:
+        words.append(f"runs failed ({_and(broken)}), which says nothing about a regime")
+    lost = [f"{arm['diverged']} of {arm['name']}" for arm in facts["arms"] if arm.get("diverged")]
+    if lost:
+        words.append(f"of {len(facts['seeds'])} runs each, {_and(lost)} diverged, and count as worst")
     return "; ".join(words) + "."
 
 
@@ -53,8 +59,9 @@ def one_seed_sentence(facts: dict[str, Any]) -> str | None:
 
 
 def lamps(facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the five lamps: should you trust this?"""
-    return [_budgets(facts), _bracketed(facts), _enough(facts), _apart(facts), _diverged(facts)]
+    """Return the six lamps: should you trust this?"""
+    made = (_budgets, _bracketed, _enough, _differ, _apart, _diverged)
+    return [lamp(facts) for lamp in made]
 
 
 def _lamp(name: str, ok: bool, text: str, link: str) -> dict[str, Any]:
@@ -76,13 +83,13 @@ def _bracketed(facts: dict[str, Any]) -> dict[str, Any]:
             "nothing was tuned: the verdict is about these settings only",
             "#sensitivity",
         )
-    edge = [arm["name"] for arm in facts["arms"] if arm["tuning"] and arm["tuning"]["on_edge"]]
+    edge = [arm for arm in facts["arms"] if arm["tuning"] and arm["tuning"]["on_edge"]]
     if edge:
+        # By advice, so that each arm is told what helps it.
+        told = {advice: [a["name"] for a in edge if a["tuning"]["advice"] == advice] for advice in _advices(edge)}
+        text = "; ".join(f"{_and(names)}: {advice}" for advice, names in told.items())
         return _lamp(
-            "tuning bracketed",
-            False,
-            f"the best trial of {', '.join(edge)} is at the edge of what was tried",
-            "#sensitivity",
+            "tuning bracketed", False, f"the best trial lies at the edge of what was tried: {text}", "#sensitivity"
         )
     return _lamp(
         "tuning bracketed",
@@ -90,6 +97,10 @@ def _bracketed(facts: dict[str, Any]) -> dict[str, Any]:
         f"{facts['trials']} trials per arm, every best one inside its range",
         "#sensitivity",
     )
+
+
+def _advices(arms: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(arm["tuning"]["advice"] for arm in arms))
 
 
 def _enough(facts: dict[str, Any]) -> dict[str, Any]:
@@ -107,6 +118,24 @@ def _enough(facts: dict[str, Any]) -> dict[str, Any]:
     return _lamp("enough seeds", True, f"{n} seeds decide every arm at the margin {facts['margin']:g}", "#seeds")
 
 
+def _differ(facts: dict[str, Any]) -> dict[str, Any]:
+    n, told = len(facts["seeds"]), []
+    same = [arm["name"] for arm in facts["arms"] if arm["repeats"]]
+    if same:
+        told.append(f"the seed changed nothing in {_and(same)}")
+    if facts["baseline"] not in same:
+        shifted = [
+            arm["name"]
+            for arm in facts["arms"]
+            if arm["comparison"] and arm["comparison"]["one_observation"] and arm["name"] not in same
+        ]
+        if shifted:
+            told.append(f"every seed gave the same difference between {facts['baseline']} and {_and(shifted)}")
+    if told and n > 1:
+        return _lamp("seeds differ", False, f"{'; '.join(told)}: {n} seeds are one observation", "#seeds")
+    return _lamp("seeds differ", True, "no arm repeats itself from seed to seed", "#seeds")
+
+
 def _apart(facts: dict[str, Any]) -> dict[str, Any]:
     if not facts["trials"]:
         return _lamp("test apart from tuning", True, "nothing was tuned", "#sensitivity")
@@ -121,6 +150,9 @@ def _apart(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _diverged(facts: dict[str, Any]) -> dict[str, Any]:
-    count = sum(len(arm["failures"]) for arm in facts["arms"])
-    text = "no run diverged or failed" if not count else f"{count} runs diverged or failed, and count as the worst"
-    return _lamp("no divergence", not count, text, "#failures")
+    failures = [failure for arm in facts["arms"] for failure in arm["failures"]]
+    diverged = sum(failure.get("diverged", True) for failure in failures)
+    told = [f"{diverged} runs diverged, and count as the worst"] if diverged else []
+    if len(failures) > diverged:
+        told.append(f"{len(failures) - diverged} failed, and are no values")
+    return _lamp("no divergence", not failures, "; ".join(told) or "no run diverged or failed", "#failures")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from regimes.core.duration import Duration, seconds
@@ -19,8 +20,13 @@ from regimes.study.yaml_text import Node
 def settings_of(
     checked: skeleton.Settings, ranges: dict[str, Range], problems: Problems, root: Node | None
 ) -> dict[str, Any]:
-    """Return the keyword arguments of `regimes.compare` that a file gives, ``tune`` among them."""
+    """Return the keyword arguments of `regimes.compare` that a file gives, ``tune`` among them.
+
+    A study without a name has that of its file: two files never write into one folder unasked.
+    """
     given = checked.model_dump(by_alias=True)
+    if "name" not in checked.model_fields_set:
+        given["name"] = Path(problems.file).stem
     _check_durations(given, ("validate",), "compare", problems, root)
     return given | ({"tune": ranges} if ranges else {})
 

@@ -9,14 +9,15 @@
 Numbers in, numbers out: nothing here knows a run, a regime or torch.
 """
 
-from regimes.study.intervals import Interval, simultaneous_paired_intervals, widen
+from regimes.study.intervals import Interval, open_to_diverged, simultaneous_paired_intervals, widen
 from regimes.study.power import detectable_difference, power, seeds_to_decide
 from regimes.study.sign_flip import least_seeds, refuse_too_few, sign_flip_p
 from regimes.study.tuning_noise import Tuned, fit_and_refine, selection_sd
-from regimes.study.verdicts import claim_outcome, improvement, one_seed_wins, rank_diverged, verdict
+from regimes.study.verdicts import Ranked, claim_outcome, improvement, one_seed_wins, rank_diverged, verdict
 
 __all__ = [
     "Interval",
+    "Ranked",
     "Tuned",
     "claim_outcome",
     "detectable_difference",
@@ -24,6 +25,7 @@ __all__ = [
     "improvement",
     "least_seeds",
     "one_seed_wins",
+    "open_to_diverged",
     "power",
     "rank_diverged",
     "refuse_too_few",

@@ -21,6 +21,7 @@ from regimes.engine.compile import compile_regime, epochs
 from regimes.engine.folder import write_json
 from regimes.study import statistics
 from regimes.study.choice import choose
+from regimes.study.judge import judge, number, repeats
 from regimes.study.tasks import Outcome
 
 
@@ -47,8 +48,13 @@ class Arm:
     comparison: dict[str, Any] | None = field(default=None)
 
     def values(self, metric: str) -> np.ndarray:
-        """Final metric per seed; NaN where the run failed or diverged."""
+        """Final metric per seed; NaN where the run diverged, or gave nothing."""
         return np.array([o.metrics.get(metric, math.nan) for o in self.outcomes], dtype=float)
+
+    @property
+    def failed(self) -> list[Outcome]:
+        """Runs, trials included, that came to nothing for a reason that is not the regime's: the arm cannot be judged."""
+        return [o for o in [*self.trials, *self.outcomes] if o.failed]
 
     @property
     def seconds(self) -> float:
@@ -125,73 +131,6 @@ class Study:
         return f"Study({self._facts['name']!r}: {self._facts['sentence']})"
 
     _repr_html_ = display.html
-
-
-def judge(design: Any, arms: list[Arm]) -> None:
-    """Give every arm but the baseline its comparison."""
-    by_name = {arm.name: arm for arm in arms}
-    full = [arm for arm in arms if len(arm.outcomes) == len(design.seeds)]
-    values, _ = statistics.rank_diverged({arm.name: arm.values(design.metric) for arm in full}, design.better)
-    base = values.get(design.baseline)
-    if base is None:
-        return
-    gains = {
-        arm.name: statistics.improvement(values[arm.name], base, design.better)
-        for arm in full
-        if arm.name != design.baseline
-    }
-    luck = {arm.name: _tuning_luck(design, arm) for arm in full}
-    intervals = statistics.simultaneous_paired_intervals(gains, design.level)
-    for name, plain in intervals.items():
-        arm = by_name[name]
-        interval = statistics.widen(plain, luck[name], luck[design.baseline])
-        verdict = statistics.verdict(interval.low, interval.high, design.margin)
-        more = statistics.seeds_to_decide(interval, design.margin) if verdict == "undecided" else None
-        pair = arm.seconds + by_name[design.baseline].seconds
-        arm.comparison = {
-            "difference": interval.mean,
-            "low": _number(interval.low),
-            "high": _number(interval.high),
-            "seeds_alone": [_number(plain.low), _number(plain.high)],
-            "verdict": verdict,
-            "p_sign_flip": statistics.sign_flip_p(gains[name]),
-            "more_seeds": more,
-            "more_seconds": None if more is None else more * pair,
-            "correlation": _correlation(values[name], base),
-            "leave_one_out": _leave_one_out(gains, name, design, luck),
-            "one_seed_wins": statistics.one_seed_wins(gains[name]),
-        }
-
-
-def _number(value: float) -> float | None:
-    """JSON has no infinity: an end that nothing bounds is None."""
-    return value if math.isfinite(value) else None
-
-
-def _correlation(values: np.ndarray, base: np.ndarray) -> float | None:
-    if len(values) < 3 or values.std() == 0 or base.std() == 0:
-        return None
-    return float(np.corrcoef(values, base)[0, 1])
-
-
-def _tuning_luck(design: Any, arm: Arm) -> float:
-    """What tuning luck adds to an arm's metric: 0 where nothing was tuned, infinite where all trials failed."""
-    if not design.points:
-        return 0.0
-    try:
-        return choose(arm.trials, design, list(arm.values(design.metric))).sd
-    except RegimesError:
-        return math.inf
-
-
-def _leave_one_out(gains: dict[str, np.ndarray], name: str, design: Any, luck: dict[str, float]) -> list[str]:
-    found = []
-    for left_out in range(len(gains[name])):
-        rest = {arm: np.delete(gain, left_out) for arm, gain in gains.items()}
-        plain = statistics.simultaneous_paired_intervals(rest, design.level)[name]
-        interval = statistics.widen(plain, luck[name], luck[design.baseline])
-        found.append(statistics.verdict(interval.low, interval.high, design.margin))
-    return found
 
 
 def facts_of(
@@ -275,13 +214,19 @@ def _arm_facts(design: Any, arm: Arm, base: Arm, workload: Any) -> dict[str, Any
         "values": [float(v) if math.isfinite(v) else None for v in values],
         "mean": float(finite.mean()) if len(finite) else None,
         "sd": float(finite.std(ddof=1)) if len(finite) > 1 else None,
+        "repeats": repeats(arm, design.metric),
         "comparison": arm.comparison,
         "cost": _cost(arm, base),
         "curves": [_curve(o, design.metric) for o in arm.outcomes if o.curve],
         "tuning": _tuning(design, arm),
         "inside": _inside(arm),
+        "diverged": sum(
+            not o.failed and not math.isfinite(value) for o, value in zip(arm.outcomes, values, strict=True)
+        ),
+        "failed": len(arm.failed),
         "failures": [
-            {"seed": o.task.seed, "what": o.failure or "the metric is not finite"}
+            {"seed": o.task.seed, "what": o.failure or "the metric is not finite", "traceback": o.traceback}
+            | {"diverged": not o.failed}
             for o in [*arm.trials, *arm.outcomes]
             if o.failure or (o.task.trial is None and not math.isfinite(o.metrics.get(design.metric, math.nan)))
         ],
@@ -330,7 +275,7 @@ def _tuning(design: Any, arm: Arm) -> dict[str, Any] | None:
     if not design.points:
         return None
     try:
-        found = choose(arm.trials, design)
+        found = choose(arm.trials, design, list(arm.values(design.metric)))
     except RegimesError:
         found = None
     rows, best_of_k = [], []
@@ -345,7 +290,8 @@ def _tuning(design: Any, arm: Arm) -> dict[str, Any] | None:
             {
                 "values": _tuned_values(design, outcome.task.regime),
                 "metric": value if finite else None,
-                "diverged": not finite,
+                "diverged": not finite and not outcome.failed,
+                "failed": outcome.failed,
                 "chosen": found is not None and outcome.task.trial == found.trial,
             }
         )
@@ -353,11 +299,18 @@ def _tuning(design: Any, arm: Arm) -> dict[str, Any] | None:
         "paths": list(design.ranges),
         "trials": rows,
         "on_edge": found is None or not found.bracketed,
+        "advice": _advice(arm) if found is None else found.advice,
         "best_of_k": best_of_k,
         "chosen_values": _tuned_values(design, arm.chosen),
         "fitted": found is not None and found.fitted,
         "tuning_sd": None if found is None or not math.isfinite(found.sd) else found.sd,
     }
+
+
+def _advice(arm: Arm) -> str:
+    if any(trial.failed for trial in arm.trials):
+        return "trials that do not fail"
+    return "tune over another range: no trial ended in a number"
 
 
 def _tuned_values(design: Any, regime: Regime) -> dict[str, float]:
@@ -413,8 +366,11 @@ def _slices(design: Any, arms: list[Arm], base: Arm) -> list[dict[str, Any]]:
                 gain = statistics.improvement(arm.values(name), base.values(name), design.better)
                 if np.isfinite(gain).all():
                     gains[arm.name] = gain
-        found = statistics.simultaneous_paired_intervals(gains, design.level) if gains else {}
-        arms_found = {arm: {"difference": i.mean, "low": i.low, "high": i.high} for arm, i in found.items()}
+        repeated = [arm.name for arm in arms if repeats(arm, design.metric) or repeats(base, design.metric)]
+        found = statistics.simultaneous_paired_intervals(gains, design.level, repeated) if gains else {}
+        arms_found = {
+            arm: {"difference": i.mean, "low": number(i.low), "high": number(i.high)} for arm, i in found.items()
+        }
         out.append({"source": name.split("/")[1], "arms": arms_found})
     return out
 

@@ -50,15 +50,30 @@ def table(facts: dict[str, Any]) -> Table:
 def _row(arm: dict[str, Any], facts: dict[str, Any]) -> list[Any]:
     base = next(other for other in facts["arms"] if other["name"] == facts["baseline"])
     found, cost = arm["comparison"], arm["cost"]
-    mean = "-" if arm["mean"] is None else f"{arm['mean']:.4g}"
+    mean = "-" if arm["mean"] is None else f"{arm['mean']:.4g}{of_runs(arm)}"
     price = "-" if not cost["ratio"] else f"{cost['ratio']:.2f}x"
     if arm["name"] == facts["baseline"]:
         return [arm["name"], mean, "baseline", "-", price, ""]
     if found is None:
-        return [arm["name"], mean, "-", "not finished", price, ""]
-    gap = f"{found['difference']:+.4f} [{_end(found['low'], '-inf')}, {_end(found['high'], '+inf')}]"
+        broken = any(one.get("failed") for one in (arm, base))
+        remedy = "runs that do not fail" if broken else ""
+        return [arm["name"], mean, "-", "failed" if broken else "not finished", price, remedy]
+    gap = f"{_end(found['difference'], '-')} [{_end(found['low'], '-inf')}, {_end(found['high'], '+inf')}]"
     verdict = Text(MARKS[found["verdict"]], style=STYLES[found["verdict"]])
     return [arm["name"], mean, gap, verdict, price, _to_decide(found, arm, base)]
+
+
+def of_runs(arm: dict[str, Any]) -> str:
+    """Return how many runs a mean is of, where some diverged: they have no number to average.
+
+    Examples
+    --------
+    >>> of_runs({"values": [2.0, None, 2.5]}), of_runs({"values": [2.0, 2.5]})
+    (' (2 of 3)', '')
+    """
+    runs = arm["values"]
+    ended = sum(value is not None for value in runs)
+    return "" if ended == len(runs) else f" ({ended} of {len(runs)})"
 
 
 def _end(value: float | None, unbounded: str) -> str:
@@ -66,12 +81,22 @@ def _end(value: float | None, unbounded: str) -> str:
 
 
 def _to_decide(found: dict[str, Any], arm: dict[str, Any], base: dict[str, Any]) -> str:
+    """Return what would decide an undecided arm: the first thing that stands in its way."""
     if found["verdict"] != "undecided":
         return ""
-    if any(a["tuning"] and a["tuning"]["on_edge"] for a in (arm, base)):
-        return "tune over a wider range"
+    edge = [
+        a["tuning"].get("advice") or "tune over a wider range"
+        for a in (arm, base)
+        if a["tuning"] and a["tuning"]["on_edge"]
+    ]
+    if edge:
+        return " and ".join(dict.fromkeys(edge))
+    if None in arm["values"] or None in base["values"]:
+        return "runs that do not diverge"
+    if found.get("one_observation"):
+        return "seeds that change the runs"
     if found["more_seeds"] is None:
-        return "more tuning trials"
+        return "more tuning trials" if arm["tuning"] or base["tuning"] else "over 10,000 seeds"
     return f"{found['more_seeds']} more seeds ({duration(found['more_seconds'])})"
 
 

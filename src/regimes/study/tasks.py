@@ -1,25 +1,18 @@
-"""The runs of a study: content-addressed, in this process or in workers side by side; a crash stops only itself."""
+"""The runs of a study: content-addressed, found or trained; what fails stops only itself."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import pickle
-import threading
+import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from regimes.core.errors import RegimesError, RunFailed
 from regimes.core.regime import Regime
 from regimes.engine import api
+from regimes.engine.folder import Folder, Locked
 from regimes.engine.identity import identity, key
 from regimes.engine.run import Run
 from regimes.engine.workload import Workload
@@ -43,21 +36,36 @@ class Task:
     seed: int
     trial: int | None = None
 
+    @property
+    def what(self) -> str:
+        """In words."""
+        return f"seed {self.seed}" if self.trial is None else f"trial {self.trial}"
+
+    @property
+    def content(self) -> tuple[str, int]:
+        """What is trained, whoever asks for it: tasks of one content share one run."""
+        return self.regime.hash, self.seed
+
 
 @dataclass
 class Outcome:
-    """What one task gave.
+    """What one task gave: values, or a sentence why there are none.
 
     Parameters
     ----------
     metrics : dict
-        Final metrics; empty where the run failed.
+        Final metrics; empty where the run did not end.
     curve : list of dict
         Records that hold a validation: position, metrics.
     inside : list of dict
         A thinned course of training loss and probes.
     failure : str or None
         Why there is no metric.
+    diverged : bool
+        Whether it was the training that gave up (a result, the worst there is). Otherwise a failure is one of the
+        machine or of somebody's code: it says nothing about the regime, and is never a value.
+    traceback : str or None
+        Of a failure.
     """
 
     task: Task
@@ -72,18 +80,41 @@ class Outcome:
     reused: bool
     failure: str | None = None
     peak_memory: int | None = None
+    diverged: bool = False
+    traceback: str | None = None
+
+    @classmethod
+    def without_value(cls, task: Task, failure: str, seconds: float = 0.0, **facts: Any) -> Outcome:
+        """Return the outcome of a run that gave nothing."""
+        return cls(task, {}, [], [], {}, 0, 0, seconds, "", False, failure=failure, **facts)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the run came to nothing for a reason that is not the regime's."""
+        return self.failure is not None and not self.diverged
 
 
-def execute(workload: Workload, task: Task, store: Path, validate: str | None) -> Outcome:
-    """Run one task in the store, or find it there finished; failures become outcomes."""
+def execute(workload: Workload, task: Task, store: Path, options: dict[str, Any]) -> Outcome:
+    """Run one task in the store, or find it there finished; what fails becomes an outcome.
+
+    Parameters
+    ----------
+    workload : Workload
+    task : Task
+    store : Path
+        Folder of runs by key.
+    options : dict
+        Further arguments of `regimes.run`.
+
+    Raises
+    ------
+    Interrupted
+        On a signal, after a checkpoint.
+    """
     began = time.perf_counter()
     try:
         name = key(identity(Run(workload, task.regime, task.seed)))
-        folder = store / name
-        reused = (folder / "result.json").exists()
-        found = api.run(
-            workload, task.regime, task.seed, out=folder, validate=validate, checkpoint="50%", progress=False
-        )
+        found, reused = _trained(workload, task, store / name, options)
         rows = found.records
         return Outcome(
             task,
@@ -97,11 +128,27 @@ def execute(workload: Workload, task: Task, store: Path, validate: str | None) -
             name,
             reused,
         )
-    except (RunFailed, Exception) as why:
-        if isinstance(why, api.Interrupted):
-            raise
-        said = str(why) if isinstance(why, RegimesError) else "".join(traceback.format_exception(why)[-3:])
-        return Outcome(task, {}, [], [], {}, 0, 0, time.perf_counter() - began, "", False, failure=said)
+    except api.Interrupted:
+        raise
+    except (Exception, SystemExit) as why:
+        said = str(why) if isinstance(why, RegimesError) else f"{type(why).__name__}: {why}"
+        # A run that failed for a cause (no memory, say) did not give up because of its losses.
+        diverged = isinstance(why, RunFailed) and why.__cause__ is None
+        told = "".join(traceback.format_exception(why))
+        return Outcome.without_value(task, said, time.perf_counter() - began, diverged=diverged, traceback=told)
+
+
+def _trained(workload: Workload, task: Task, folder: Path, options: dict[str, Any]) -> tuple[Any, bool]:
+    """Return the result, and whether it was there before; a run that another process trains is waited for."""
+    while True:
+        reused = (folder / "result.json").exists()
+        try:
+            run = api.run(workload, task.regime, task.seed, out=folder, checkpoint="50%", progress=False, **options)
+        except Locked:
+            print(f"{folder} is being trained by another process; waiting for it", file=sys.stderr, flush=True)
+            Folder(folder).wait()
+        else:
+            return run, reused
 
 
 def _curve(rows: list[dict[str, Any]], found: Any) -> list[dict[str, Any]]:
@@ -112,114 +159,3 @@ def _curve(rows: list[dict[str, Any]], found: Any) -> list[dict[str, Any]]:
         for row, then in zip(rows, after)
         if any(name.startswith("val/") for name in row)
     ]
-
-
-_WORKLOAD: Workload | None = None
-
-
-def _start_worker(packed: bytes, counter: Any, workers: int) -> None:
-    global _WORKLOAD
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    with counter.get_lock():
-        place, counter.value = counter.value, counter.value + 1
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if len(cores) >= workers > 1:
-        os.sched_setaffinity(0, {cores[place % len(cores)]})
-    torch.set_num_threads(1)
-    make, arguments = pickle.loads(packed)
-    _WORKLOAD = make(*arguments)
-    if torch.cuda.is_available() and torch.cuda.device_count() > 1:
-        _WORKLOAD.device = torch.device("cuda", place % torch.cuda.device_count())
-
-
-def _end_with_parent() -> None:
-    """Wait for the end of the study's process, and end at once: a killed parent cannot tell its workers to stop.
-
-    What was running is as after a kill: the next call goes on from its last checkpoint.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
-
-
-def _execute_in_worker(task: Task, store: Path, validate: str | None) -> Outcome:
-    assert _WORKLOAD is not None
-    return execute(_WORKLOAD, task, store, validate)
-
-
-def same(workload: Workload) -> Workload:
-    """Return the workload itself (a picklable maker for workers)."""
-    return workload
-
-
-class Pool:
-    """Executes tasks, `workers` at a time; with one worker in this process.
-
-    Parameters
-    ----------
-    workload : Workload
-    make : tuple or None
-        (function, arguments) that builds the workload in a worker; default: the workload itself, pickled.
-    """
-
-    def __init__(self, workload: Workload, store: Path, workers: int, validate: str | None, make: Any = None) -> None:
-        self.workload, self.store, self.validate, self.note = workload, store, validate, ""
-        self._pool: ProcessPoolExecutor | None = None
-        if workers > 1:
-            try:
-                packed = pickle.dumps(make or (same, (workload,)))
-            except (pickle.PicklingError, AttributeError, TypeError) as why:
-                self.note = f"one run at a time: the workload cannot be sent to worker processes ({why})"
-                workers = 1
-            else:
-                context = multiprocessing.get_context("spawn")
-                counter = context.Value("i", 0)
-                self._pool = ProcessPoolExecutor(workers, context, _start_worker, (packed, counter, workers))
-        self.workers = workers
-
-    def outcomes(self, queue: Callable[[Sequence[Outcome]], Task | None]) -> Iterator[Outcome]:
-        """Yield outcomes as they come; `queue(done)` names the next task, or None while (or when) there is none."""
-        done: list[Outcome] = []
-        if self._pool is None:
-            while (task := queue(done)) is not None:
-                done.append(execute(self.workload, task, self.store, self.validate))
-                yield done[-1]
-            return
-        running: dict[Any, Task] = {}
-        while True:
-            while len(running) < self.workers + 1 and (task := queue(done)) is not None:
-                running[self._pool.submit(_execute_in_worker, task, self.store, self.validate)] = task
-            if not running:
-                return
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                task = running.pop(future)
-                done.append(_outcome_of(future, task))
-                yield done[-1]
-
-    def close(self) -> None:
-        """Stop the workers; what runs is stopped with a checkpoint."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _outcome_of(future: Any, task: Task) -> Outcome:
-    try:
-        return future.result()
-    except KeyboardInterrupt:
-        raise
-    except Exception as why:
-        return Outcome(
-            task,
-            {},
-            [],
-            [],
-            {},
-            0,
-            0,
-            0.0,
-            "",
-            False,
-            failure=f"the worker died: {type(why).__name__}: {why}",
-        )

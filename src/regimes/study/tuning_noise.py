@@ -14,6 +14,9 @@ from regimes.study.verdicts import sign
 #: Redraws of the trials behind a tuning sd: choices far off are rare, and weigh much.
 REDRAWS = 2000
 
+#: Level of the test that neither a parabola nor a V describes the trials.
+MISFIT = 0.01
+
 #: Multiple of the median excess over the best trial beyond which a trial counts as no worse.
 FAR = 10
 
@@ -31,7 +34,7 @@ class Tuned:
     log_rate : float
         The chosen rate's logarithm, in the units of the trials.
     tuning_sd : float
-        Standard deviation, in the metric's unit, of the true metric at the chosen rate over redraws of the trials.
+        Standard deviation, in the metric's unit, that tuning luck adds to the true metric at the chosen rate.
         Infinite where one trial alone ended in a number.
     bracketed : bool
         Whether a rate was tried on either side of the best one. If not, a wider range may hold a better one.
@@ -58,11 +61,18 @@ def fit_and_refine(
     The vertex may move from the best trial toward its neighbor by that neighbor's weight times the gap: fully where
     both did equally well, not at all where the neighbor diverged. Otherwise the best trial.
 
-    **Its noise.** Where a parabola was fitted: trials are redrawn around it with the noise of a run, the choice is
-    made again in the same way, and the parabola says what the metric would be there; the sd of that. The noise is
-    that of the weighted residuals, pooled with the spread of `finals` if given: a parabola through four trials
-    leaves one degree of freedom, and eight finals add seven. Where the best trial was taken, or three finite trials
-    without finals leave the noise unknown: `selection_sd`.
+    **Its luck.** Where a parabola was fitted: e, what the metric at the choice loses to the best rate, over trials
+    redrawn with the noise of a run, from which the choice is made again in the same way. How much that is depends on
+    the shape of the response, and few trials do not tell it: so it is done around the parabola and around a V
+    (``c |x - x0|``, fitted with the same weights), and each counts by its likelihood, ``(S + R)^(-df / 2)``, with R
+    its weighted squared residuals, S those of `finals` around their mean, and the noise ``sqrt((S + R) / df)``: four
+    trials leave one degree of freedom, eight finals add seven. The squared tuning sd is the mean over both of
+    ``var(e) + mean(e)^2 / 4``. The mean counts because it is luck too, of where the tried rates lie about the best
+    one; e uniform on [0, E] has a variance of a quarter of its mean square. Where neither shape describes the trials
+    (their residuals are too large for the spread of the finals, F test at 1%), the finals are left out: the luck is
+    large, as tuning has not resolved the response. Where the best trial was taken, or three finite
+    trials without finals leave the noise unknown: `selection_sd`. How often tuning luck still decides is measured
+    beside `intervals.TUNING_DF`.
 
     Both words of `better` give mirrored results; shifting or scaling log-rates or values does likewise with these.
     For one tuned knob; with several, take the best trial and `selection_sd`.
@@ -95,7 +105,7 @@ def fit_and_refine(
     --------
     >>> tuned = fit_and_refine([-9.0, -8.0, -7.0, -6.0], [2.60, 2.45, 2.42, 2.70])
     >>> round(tuned.log_rate, 2), tuned.bracketed, round(tuned.tuning_sd, 3)
-    (-7.54, True, 0.001)
+    (-7.54, True, 0.009)
     >>> fit_and_refine([-9.0, -8.0, -7.0], [2.6, 2.45, 2.42]).log_rate
     -7.0
     """
@@ -110,8 +120,7 @@ def fit_and_refine(
         u, y = (x[order] - x[best]) / span, y[order]
         chosen, curve, fitted = (found[0] for found in _choose(u, y[None]))
         if fitted:
-            noise = _noise(u, y, curve, finals)
-            sd = selection_sd(y) if noise is None else _redrawn_sd(u, y, curve, noise)
+            sd = _luck(u, y, curve, finals)
             rate = float(x[best] + chosen * span)
             return Tuned(rate, sd, bracketed, _in_rates(curve * direction, float(x[best]), span))
     return Tuned(float(x[best]), selection_sd(y), bracketed, None)
@@ -212,21 +221,6 @@ def _expected(u: NDArray[np.float64], curve: NDArray[np.float64]) -> NDArray[np.
     return curve[0] + curve[1] * u + curve[2] * u * u
 
 
-def _noise(
-    u: NDArray[np.float64], y: NDArray[np.float64], curve: NDArray[np.float64], finals: ArrayLike | None
-) -> float | None:
-    """Sd of a run, from the curve's residuals and the finals; None where nothing is left to tell it."""
-    finite = np.isfinite(y)
-    squares = float(_weights(y[None])[0][finite] @ (y - _expected(u, curve))[finite] ** 2)
-    df = int(finite.sum()) - 3
-    runs = np.empty(0) if finals is None else np.asarray(finals, dtype=float)
-    runs = runs[np.isfinite(runs)]
-    if len(runs) > 1:
-        squares += float(np.sum((runs - runs.mean()) ** 2))
-        df += len(runs) - 1
-    return math.sqrt(squares / df) if df else None
-
-
 def _parabolas(u: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Weighted least-squares parabola of each row: coefficients (rows, 3) of 1, u, u^2.
 
@@ -246,14 +240,74 @@ def _parabolas(u: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[
     return np.hstack([lowest + d0 - d1 * a + d2 * (a * b - norm / total), d1 - d2 * (a + b), d2])
 
 
-def _redrawn_sd(u: NDArray[np.float64], y: NDArray[np.float64], curve: NDArray[np.float64], noise: float) -> float:
-    """Sd of the curve's value at the choice, over trials redrawn around the curve."""
-    digest = hashlib.blake2b(f"regimes.study.tuning_noise:{len(u)}".encode(), digest_size=16).digest()
-    stream = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
-    around = _expected(u, curve) + noise * stream.standard_normal((REDRAWS, len(u)))
-    chosen, _, _ = _choose(u, np.where(np.isfinite(y), around, math.inf))
-    vertex = -curve[1] / (2 * curve[2])
-    return float(np.std(curve[2] * (chosen - vertex) ** 2))
+def _luck(
+    u: NDArray[np.float64], y: NDArray[np.float64], curve: NDArray[np.float64], finals: ArrayLike | None
+) -> float:
+    """Tuning sd where a parabola was fitted; see `fit_and_refine`."""
+    finite = np.isfinite(y)
+    weights = _weights(y[None])[0]
+    runs = np.empty(0) if finals is None else np.asarray(finals, dtype=float)
+    runs = runs[np.isfinite(runs)]
+    df, df_runs = int(finite.sum()) - 3, max(len(runs) - 1, 0)
+    if not df + df_runs:
+        return selection_sd(y)
+    rounding = (df + df_runs) * (8 * np.finfo(float).eps * float(np.abs(y[finite]).max())) ** 2
+    squares = float(runs.var()) * len(runs) + rounding if df_runs else rounding
+    shapes = [_Shape(2, -curve[1] / (2 * curve[2]), curve[2], _expected(u, curve)), _vee(u, y, weights)]
+    left = np.array([float(weights[finite] @ (y - shape.values)[finite] ** 2) for shape in shapes])
+    if _misfit(float(left.min()), df, squares, df_runs):
+        squares, df_runs = rounding, 0
+    left, df = left + squares, df + df_runs
+    share = (left / left.min()) ** (-df / 2)
+    lucks = [shape.luck(u, finite, math.sqrt(total / df)) for shape, total in zip(shapes, left)]
+    return math.sqrt(float(share @ lucks / share.sum()))
+
+
+def _misfit(residual: float, df: int, squares: float, df_runs: int) -> bool:
+    """Whether trials lie further from the better shape than the noise of runs explains (F test at `MISFIT`)."""
+    from scipy import special
+
+    return bool(df and df_runs and special.fdtrc(df, df_runs, residual / df / (squares / df_runs)) < MISFIT)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """``c |u - u0|^p`` above its lowest value: what the metric loses off the best rate; `values` at the trials."""
+
+    power: int
+    best: float
+    slope: float
+    values: NDArray[np.float64]
+
+    def luck(self, u: NDArray[np.float64], finite: NDArray[np.bool_], noise: float) -> float:
+        """Var e + (mean e)^2 / 4 of the loss e at the choice, over trials redrawn around the shape."""
+        digest = hashlib.blake2b(f"regimes.study.tuning_noise:{len(u)}".encode(), digest_size=16).digest()
+        stream = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+        around = self.values + noise * stream.standard_normal((REDRAWS, len(u)))
+        chosen, _, _ = _choose(u, np.where(finite, around, math.inf))
+        loss = self.slope * np.abs(chosen - self.best) ** self.power
+        return float(loss.var() + loss.mean() ** 2 / 4)
+
+
+def _vee(u: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[np.float64]) -> _Shape:
+    """Weighted least-squares V through the finite trials, its tip between the neighbors of the best one."""
+    finite, best = np.isfinite(y), int(y.argmin())
+    x, rises, root = u[finite], y[finite], np.sqrt(weights[finite])
+    tips = list(u[best - 1 : best + 2])
+    for low, high in zip(tips[:2], tips[1:3]):
+        # Between two trials the signs of u - tip are known, and the V is linear in level, slope and slope * tip.
+        side = np.where(x <= low, -1.0, 1.0)
+        columns = np.stack([np.ones_like(x), side * x, -side], 1)
+        _, slope, moved = np.linalg.lstsq(columns * root[:, None], rises * root, rcond=None)[0]
+        if slope > 0 and low < moved / slope < high:
+            tips.append(moved / slope)
+    w = weights[finite] / weights[finite].sum()
+    away = np.abs(x - np.array(tips)[:, None])
+    off, rises = away - (away @ w)[:, None], rises - float(w @ rises)
+    slopes = np.maximum((off * rises) @ w / (off**2 @ w), 0.0)
+    place = int((((rises - slopes[:, None] * off) ** 2) @ w).argmin())
+    level = float(w @ y[finite]) - slopes[place] * float(away[place] @ w)
+    return _Shape(1, float(tips[place]), float(slopes[place]), level + slopes[place] * np.abs(u - tips[place]))
 
 
 def _in_rates(curve: NDArray[np.float64], center: float, span: float) -> tuple[float, float, float]:

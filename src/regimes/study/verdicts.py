@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,63 +30,96 @@ def improvement(arm_values: ArrayLike, baseline_values: ArrayLike, better: str =
     >>> improvement([0.75], [0.5], better="higher")
     array([0.25])
     """
+    arm, baseline = _paired(arm_values, baseline_values)
+    return (baseline - arm) * sign(better)
+
+
+def _paired(arm_values: ArrayLike, baseline_values: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     arm, baseline = np.asarray(arm_values, dtype=float), np.asarray(baseline_values, dtype=float)
     if arm.shape != baseline.shape:
         raise ValueError(
             f"arm_values: got shape {arm.shape}, the baseline has {baseline.shape}; allowed: the same seeds"
         )
-    return (baseline - arm) * sign(better)
+    return arm, baseline
 
 
-def rank_diverged(
-    values: Mapping[str, ArrayLike], better: str
-) -> tuple[dict[str, NDArray[np.float64]], dict[str, tuple[int, ...]]]:
-    """Replace what is no number by something worse than every number in the study.
-
-    A diverged run is a result, the worst there is: dropping it would reward an arm for failing. It gets the worst
-    finite value of all arms, plus (``better="lower"``) or minus the range of the finite values of all arms. So it
-    is worse than any run by as much as the worst is worse than the best: enough for its rank to be beyond doubt, and
-    in proportion to the study, so that one such run among many widens the interval instead of deciding it. Where
-    all finite values are equal, their size stands for the range (1 where they are 0).
-
-    An infinite value of either sign counts as diverged. Where not one run of the study ended in a number, nothing
-    can be ranked and the values stay as they are: their interval is the whole line, their verdict undecided.
+@dataclass(frozen=True)
+class Ranked:
+    """An arm and its baseline, with a number for every run (`rank_diverged`).
 
     Parameters
     ----------
-    values : mapping of str to array of shape (n,)
-        The metric of every arm, the baseline among them.
-    better : "lower" or "higher"
+    arm, baseline : array of shape (n,)
+        The metric; diverged runs stand at the worst of the pair, and `penalty` beyond.
+    penalty : float
+        P, in the metric's unit.
+    diverged : int
+        Runs of the two that diverged.
+    both : int
+        Seeds on which both did.
+    """
 
-    Returns
-    -------
-    ranked : dict of str to array
-        Copies, with the replacements.
-    replaced : dict of str to tuple of int
-        Places that diverged, for each arm that has any.
+    arm: NDArray[np.float64]
+    baseline: NDArray[np.float64]
+    penalty: float
+    diverged: int
+    both: int
+
+
+def rank_diverged(arm_values: ArrayLike, baseline_values: ArrayLike, better: str, margin: float) -> Ranked:
+    """Replace what is no number by something worse than every number of the two arms compared.
+
+    A diverged run is a result, the worst there is: dropping it would reward an arm for failing. It gets the worst
+    finite value of the pair, and a penalty on top,
+
+        ``P = max(range of the pair, n m)``
+
+    with n seeds and margin m. So its rank is beyond doubt, and one such run among n moves the mean improvement by a
+    margin at least: **an arm that diverged where the baseline did not, or the other way round, is never the same**
+    (one difference lies P from where the others would have to be, so the half-width is above t m, and t is above 1 at
+    any level from 0.69). Only the pair is read: no third arm can change its verdict. Where both diverged on a seed,
+    they tie; what that hides is added to the interval (`intervals.open_to_diverged`).
+
+    How much worse a diverged run is, nobody can say: signs and verdicts of a pair that diverged mean something, the
+    size of its difference does not. An infinite value of either sign counts as diverged. Where not one run of the
+    pair ended in a number, nothing can be ranked and the values stay as they are: their interval is the whole line.
+
+    Parameters
+    ----------
+    arm_values, baseline_values : array of shape (n,)
+        The metric, the same seeds in the same order.
+    better : "lower" or "higher"
+    margin : float
+        m, the smallest difference that matters, in the metric's unit; above 0.
 
     Raises
     ------
     ValueError
-        Another word for `better`.
+        Different numbers of seeds, another word for `better`, a margin that is not above 0.
+
+    References
+    ----------
+    Lachin, "Worst-rank score analysis with informatively missing observations in clinical trials", 1999.
 
     Examples
     --------
-    >>> ranked, replaced = rank_diverged({"a": [2.0, float("nan")], "b": [2.5, 3.0]}, "lower")
-    >>> ranked["a"], replaced
-    (array([2., 4.]), {'a': (1,)})
+    >>> found = rank_diverged([2.0, float("nan")], [2.5, 3.0], "lower", margin=0.1)
+    >>> found.arm, found.penalty, found.diverged
+    (array([2., 4.]), 1.0, 1)
+    >>> rank_diverged([2.0, float("nan")], [2.5, 3.0], "lower", margin=5.0).arm
+    array([ 2., 13.])
     """
+    check_margin(margin)
     direction = sign(better)
-    ranked = {arm: np.array(found, dtype=float) for arm, found in values.items()}
-    diverged = {arm: ~np.isfinite(found) for arm, found in ranked.items()}
-    replaced = {arm: tuple(map(int, np.flatnonzero(bad))) for arm, bad in diverged.items() if bad.any()}
-    finite = np.concatenate([found[~diverged[arm]] for arm, found in ranked.items()] or [np.empty(0)])
+    arm, baseline = _paired(arm_values, baseline_values)
+    bad, bad_baseline = ~np.isfinite(arm), ~np.isfinite(baseline)
+    finite = np.concatenate([arm[~bad], baseline[~bad_baseline]])
+    penalty = len(arm) * margin
     if len(finite):
-        worst = float((finite * direction).max()) * direction
-        gap = float(np.ptp(finite)) or abs(worst) or 1.0
-        for arm, bad in diverged.items():
-            ranked[arm][bad] = worst + direction * gap
-    return ranked, replaced
+        penalty = max(float(np.ptp(finite)), penalty)
+        last = float((finite * direction).max()) * direction + direction * penalty
+        arm, baseline = np.where(bad, last, arm), np.where(bad_baseline, last, baseline)
+    return Ranked(arm, baseline, penalty, int(bad.sum() + bad_baseline.sum()), int((bad & bad_baseline).sum()))
 
 
 def verdict(low: float, high: float, margin: float) -> str:

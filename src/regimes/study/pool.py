@@ -1,0 +1,275 @@
+"""Runs in this process, or in worker processes side by side: they end with the study, and a dead one is replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+import types
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from regimes.core.errors import RegimesError
+from regimes.engine import api
+from regimes.engine.identity import kept
+from regimes.engine.workload import Workload
+from regimes.study.tasks import Outcome, Task, execute
+
+#: Seconds that workers have for the step they are in and its checkpoint, before they are killed.
+PATIENCE = 5.0
+#: How often a task is given to a worker before its death counts as the task's failure.
+TRIES = 2
+_SPAWN = multiprocessing.get_context("spawn")
+
+
+class Pool:
+    """Executes tasks, `workers` at a time; with one worker in this process.
+
+    Parameters
+    ----------
+    workload : Workload
+    store : Path
+        Folder of runs by key.
+    workers : int
+    options : dict
+        Further arguments of `regimes.run`.
+    make : tuple or None
+        (function, arguments) that builds the workload in a worker; default: the workload itself, pickled.
+    regimes : sequence of Regime
+        Those whose tasks will come: where they cannot be sent to a worker, one run at a time is left.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        store: Path,
+        workers: int,
+        options: dict[str, Any],
+        make: Any = None,
+        regimes: Sequence[Any] = (),
+    ) -> None:
+        self.workload, self.store, self.options, self.note = workload, store, options, ""
+        self._workers: list[_Worker] = []
+        if workers > 1:
+            try:
+                packed = pickle.dumps(make or (_same, (workload,)))
+                pickle.dumps(list(regimes))
+            except (pickle.PicklingError, AttributeError, TypeError) as why:
+                self.note = f"one run at a time: what is trained cannot be sent to worker processes ({why})"
+            else:
+                self._workers = [_Worker(packed, place, workers) for place in range(workers)]
+
+    def outcomes(self, queue: Callable[[Sequence[Outcome]], Task | None]) -> Iterator[Outcome]:
+        """Yield outcomes as they come; `queue(done)` names the next task, or None while (or when) there is none.
+
+        Raises
+        ------
+        RegimesError
+            If worker processes cannot start.
+        """
+        done: list[Outcome] = []
+        if not self._workers:
+            while (task := queue(done)) is not None:
+                done.append(execute(self.workload, task, self.store, self.options))
+                yield done[-1]
+            return
+        waiting: list[Task] = []
+        with _terminable():
+            while True:
+                for worker in self._workers:
+                    if worker.task is None and (task := self._next(queue, done, waiting)) is not None:
+                        worker.give(task, self.store, self.options)
+                busy = {worker.inbox: worker for worker in self._workers if worker.task is not None}
+                if not busy:
+                    return
+                for inbox in connection.wait(list(busy)):
+                    outcome = busy[inbox].answer()  # type: ignore[index]
+                    if outcome is not None:
+                        done.append(outcome)
+                        yield outcome
+
+    def _next(
+        self, queue: Callable[[Sequence[Outcome]], Task | None], done: list[Outcome], waiting: list[Task]
+    ) -> Task | None:
+        """The next task whose run no worker is training: one that shares a run waits, and finds it finished."""
+        training = {worker.task.content for worker in self._workers if worker.task is not None}
+        for place, task in enumerate(waiting):
+            if task.content not in training:
+                return waiting.pop(place)
+        while (new := queue(done)) is not None:
+            if new.content not in training:
+                return new
+            waiting.append(new)
+        return None
+
+    def close(self) -> None:
+        """Stop the workers; what they train stops after its step, with a checkpoint."""
+        try:
+            for worker in self._workers:
+                worker.stop()
+            until = time.monotonic() + PATIENCE
+            for worker in self._workers:
+                worker.process.join(max(0.0, until - time.monotonic()))
+        finally:
+            for worker in self._workers:
+                worker.process.kill()
+                worker.process.join()
+
+
+class _Worker:
+    """A process of its own that trains one run at a time.
+
+    Parameters
+    ----------
+    packed : bytes
+        What builds the workload.
+    place, workers : int
+        Which worker of how many: decides about cores and devices.
+    """
+
+    def __init__(self, packed: bytes, place: int, workers: int) -> None:
+        self._about = packed, place, workers
+        self.task: Task | None = None
+        self._given: tuple[Any, ...] = ()
+        self._tries, self._began = 0, False
+        self._start()
+
+    def _start(self) -> None:
+        self.inbox, theirs = _SPAWN.Pipe()
+        self.process = _SPAWN.Process(target=_serve, args=(theirs, *self._about))
+        self.process.start()
+        theirs.close()
+
+    def give(self, task: Task, store: Path, options: dict[str, Any]) -> None:
+        """Let the process train a task."""
+        self.task, self._given, self._tries = task, (task, store, options), 0
+        self._send()
+
+    def _send(self) -> None:
+        self._tries += 1
+        with contextlib.suppress(OSError):  # a process that has died is noticed when it is asked for its answer
+            self.inbox.send(self._given)
+
+    def answer(self) -> Outcome | None:
+        """Return what the process has to say: the outcome, or nothing yet.
+
+        Raises
+        ------
+        RegimesError
+            If it died before it had ever begun to work, or cannot build the workload.
+        """
+        try:
+            outcome = self.inbox.recv()
+        except (EOFError, OSError):
+            return self._died()
+        if isinstance(outcome, str):
+            raise RegimesError(
+                f"the workload cannot be built in a worker process ({outcome}); what a notebook defines is not known "
+                "there: define it in a module, or take workers=1"
+            )
+        if outcome is None:
+            self._began = True
+            return None
+        self.task = None
+        return outcome
+
+    def _died(self) -> Outcome | None:
+        assert self.task is not None
+        self.inbox.close()
+        self.process.join()
+        code = self.process.exitcode
+        if not self._began:
+            raise RegimesError(
+                "the worker processes cannot start (what they said stands above); a script that trains with workers "
+                "has to do so under if __name__ == '__main__':, or take workers=1"
+            )
+        self._start()
+        if self._tries < TRIES:
+            self._send()
+            return None
+        task, self.task = self.task, None
+        return Outcome.without_value(
+            task,
+            f"its worker process died {TRIES} times (exit code {code}); where memory runs out, processes are killed",
+        )
+
+    def stop(self) -> None:
+        """Ask the process to end."""
+        self.inbox.close()
+        if self.task is not None:
+            self.process.terminate()
+
+
+def _same(workload: Workload) -> Workload:
+    return workload
+
+
+def _serve(inbox: Any, packed: bytes, place: int, workers: int) -> None:
+    """Be a worker: build the workload, then train what comes until the study ends."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # Ctrl-C reaches every process of a terminal; a worker ends when the study tells it to, or within its step.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _be_main()
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(cores) >= workers > 1:
+        os.sched_setaffinity(0, {cores[place % len(cores)]})
+    torch.set_num_threads(1)
+    try:
+        make, arguments = pickle.loads(packed)
+        workload = make(*arguments)
+    except Exception as why:
+        inbox.send(f"{type(why).__name__}: {why}")
+        return
+    if torch.cuda.is_available() and torch.cuda.device_count() > 1:
+        workload.device = torch.device("cuda", place % torch.cuda.device_count())
+    with kept(workload), contextlib.suppress(EOFError, OSError, api.Interrupted):
+        inbox.send(None)
+        while True:
+            inbox.send(execute(workload, *inbox.recv()))
+
+
+def _be_main() -> None:
+    """Call the script ``__main__`` here too: what it defines is then the same, by name, as in the study's process."""
+    for thing in gc.get_objects():
+        if issubclass(type(thing), types.FunctionType | type) and thing.__module__ == "__mp_main__":
+            thing.__module__ = "__main__"
+        names = thing.__globals__ if type(thing) is types.FunctionType else {}
+        if names.get("__name__") == "__mp_main__":  # what is defined from now on takes its module from here
+            names["__name__"] = "__main__"
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the study's process, and end at once: a killed parent cannot tell its workers to stop.
+
+    What was running is as after a kill: the next call goes on from its last checkpoint.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Inside, SIGTERM stops the study as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise api.Interrupted("stopped; the same call goes on with what is missing", 128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
