@@ -214,7 +214,10 @@ class Evaluator:
         if run.flops is not None:
             key = ("example gradients", tuple(shapes(batch) for batch in self.batches()))
             run.flops.charge_beside(run, key, lambda: example_gradients(self))
-        return example_gradients(self)
+        found = example_gradients(self)
+        if not all(bool(torch.isfinite(rows).all()) for rows in found.values()):
+            raise NonFinite("gradient of an example")
+        return found
 
     def _selection(self) -> None:
         """The selector's weight of every unit, by micro-batch: one scoring pass a step, on the same random streams."""

@@ -5,6 +5,7 @@ from regimes.optimizers.foreign.torch_class import Torch
 from regimes.optimizers.groups import Group, Groups
 from regimes.optimizers.kronecker.mkor import MKOR
 from regimes.optimizers.orthogonal.muon import Muon
+from regimes.optimizers.tensorwise.ada_grad_norm import AdaGradNorm
 from regimes.optimizers.tensorwise.adamw import AdamW
 from regimes.optimizers.tensorwise.lion import Lion
 from regimes.optimizers.tensorwise.schedule_free_adamw import ScheduleFreeAdamW
@@ -17,6 +18,7 @@ __all__ = [
     "MKOR",
     "SAM",
     "SGD",
+    "AdaGradNorm",
     "AdamW",
     "Group",
     "Groups",

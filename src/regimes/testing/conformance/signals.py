@@ -7,6 +7,8 @@ import random
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
+
 from regimes.core.component import proposes
 from regimes.core.errors import RegimesError
 from regimes.core.progress import Progress
@@ -52,6 +54,10 @@ def _signal(need: str, level: float, share: float, rng: random.Random) -> Any:
         signal, noise, size = 4.0 * 0.01**share, 64.0 * rng.uniform(0.8, 1.2), BATCH / 4
         norms = [math.sqrt(signal + noise * rng.uniform(0.9, 1.1) / size) for _ in range(4)]
         return {"norms": norms, "sizes": [size] * 4, "total": math.sqrt(signal + noise / BATCH)}
+    if need == "example_gradients":
+        # A mean of length 1 under noise that grows.
+        drawn = torch.randn(int(BATCH), 4, generator=torch.Generator().manual_seed(rng.randrange(2**31)))
+        return {"w": torch.tensor([1.0, 0.0, 0.0, 0.0]) + 8.0 * share * drawn}
     if need in ("loss", "gradient_norm") or need.startswith(("val:", "probe:")):
         return level
     raise RegimesError(f"no '{need}' can be made up")
