@@ -86,12 +86,12 @@ class Buffers:
         self._still = {name: slot for name, slot in self._slots.items() if name not in self.watched}
         self._values = copies(self._still)
         self._marks = {name: _mark(slot) for name, slot in self._still.items()}
-        self._nothing = StepBuffers(self)
+        self.nothing = StepBuffers(self)
 
     def begin(self) -> StepBuffers:
         """Return the keeper of one step."""
         if not self._slots:
-            return self._nothing
+            return self.nothing
         self.changed()
         return StepBuffers(self)
 
@@ -137,6 +137,8 @@ class StepBuffers:
 
     def leave(self, first: bool) -> None:
         """After the first evaluation keep what it wrote; after a later one return to that."""
+        if self is self._owner.nothing:
+            return
         new = self._owner.changed()
         self._before |= new
         if not first:

@@ -20,6 +20,9 @@ from regimes.engine.plan import Plan, fetch
 from regimes.engine.work import shapes
 
 
+_NOTHING = contextlib.nullcontext()
+
+
 class Evaluation(NamedTuple):
     """What one evaluation of the step's plan found.
 
@@ -94,10 +97,10 @@ class Evaluator:
         """
         keep_units = self.first is None and (self.run.keep_units or not reduce)
         self._buffers.enter(first=self.first is None)
-        captures = Captures(self.run.model, capture, grad)
+        captures = Captures(self.run.model, capture, grad) if capture else None
         self._noting = grad and final and self.run.micro_norms
         loss, gradients, units = self._sum(grad, keep_units or not reduce, captures)
-        captured: dict[str, Any] = {**captures.found}
+        captured: dict[str, Any] = {} if captures is None else dict(captures.found)
         self._buffers.leave(first=self.first is None)
         if examples:
             captured["example_gradients"] = self._example_gradients()
@@ -163,7 +166,9 @@ class Evaluator:
             self._batches = made
         return self._batches
 
-    def _sum(self, grad: bool, keep_units: bool, captures: Captures) -> tuple[float, tuple[Tensor, ...], Units | None]:
+    def _sum(
+        self, grad: bool, keep_units: bool, captures: Captures | None
+    ) -> tuple[float, tuple[Tensor, ...], Units | None]:
         run, plan = self.run, self.plan
         run.forward.step = plan.step
         if self.live.selector is not None:
@@ -171,7 +176,7 @@ class Evaluator:
         tree, kept, total, mass, start = arithmetic.Tree(), [], 0.0, 0.0, 0
         for number, batch in enumerate(self.batches()):
             size = self.sizes[number]
-            with captures.listening():
+            with _NOTHING if captures is None else captures.listening():
                 losses = run.forward(self.live, batch, number, grad)
             weights, own = self.weights(number, losses, start)
             if len(losses.values) < size and (keep_units or plan.weights is not None):

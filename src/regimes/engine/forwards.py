@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import random
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from regimes.core.errors import DeclarationError, UserCodeError
-from regimes.core.randomness import Marks, kept, seed_all
+from regimes.core.randomness import Marks, seed_all
 from regimes.core.unit_losses import UnitLosses
 from regimes.engine import diagnose
+
+#: Of torch, of devices in use, of Python and numpy: the states of global generators.
+States = tuple[Tensor, list[Tensor] | None, tuple[Any, Any] | None]
 
 
 class Unaddressed(Exception):
@@ -85,18 +90,22 @@ class Forward:
             return torch.autocast(self.run.workload.device.type, torch.bfloat16)
         return contextlib.nullcontext()
 
-    @contextlib.contextmanager
-    def callers_kept(self) -> Iterator[None]:
-        """Inside, forwards of one step happen; afterwards the caller's random state is as before."""
-        with kept(torch_alone=self.draws is False):
-            yield
-        self.draws = bool(self.draws)
+    def callers_state(self) -> States:
+        """Return where the caller's generators stand before a step; Python's and numpy's only if a step may move them."""
+        all_, devices = self.draws is not False, torch.cuda.is_initialized()
+        return (
+            torch.default_generator.get_state(),
+            torch.cuda.get_rng_state_all() if devices else None,
+            (random.getstate(), np.random.get_state()) if all_ else None,
+        )
 
-    def addressed(self, step: Callable[[], Any], undo: Callable[[], None]) -> Any:
-        """Return what `step` gives; where it meets a forward that was not addressed, undo and take it again."""
-        try:
-            return step()
-        except Unaddressed:
-            undo()
-            with kept():
-                return step()
+    def give_back(self, before: States) -> None:
+        """Put the caller's generators back; by now it is known whether forwards draw from Python's and numpy's."""
+        ours, devices, others = before
+        torch.default_generator.set_state(ours)
+        if devices is not None:
+            torch.cuda.set_rng_state_all(devices)
+        if others is not None:
+            random.setstate(others[0])
+            np.random.set_state(others[1])
+        self.draws = bool(self.draws)

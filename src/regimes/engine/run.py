@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from regimes.core.regime import Regime
 from regimes.engine import arithmetic, diagnose, seam, trees, trials
 from regimes.engine.buffers import Buffers, load_into, state_of
 from regimes.engine.compile import CompiledPhase, compile_regime, epochs
-from regimes.engine.forwards import Forward
+from regimes.engine.forwards import Forward, Unaddressed
 from regimes.engine.frames import Frame
 from regimes.engine.step import Record, draw, step
 from regimes.engine.validate import Validation
@@ -259,18 +258,23 @@ class Run:
         """Train one step; the caller's random state is put back."""
         if self.finished:
             raise RunFailed("the run is finished; fork or extend it to train on")
-        with self.forward.callers_kept():
+        before = self.forward.callers_state()
+        try:
             trials.begin(self)
-            work = replace(self.work)
-            record = self.forward.addressed(self._step_in_memory, lambda: setattr(self, "work", work))
+            record = self._repeated_step()
             return record if self.frame.trial is None else trials.note(self, record)
+        finally:
+            self.forward.give_back(before)
 
-    def _step_in_memory(self) -> Record:
-        """Step; where the micro-batch is ours to choose, halve it on out-of-memory and repeat the same step."""
-        work, halved = replace(self.work), False
+    def _repeated_step(self) -> Record:
+        """Step, and repeat the same step: where memory is short and the micro-batch ours to choose, with half of it;
+        where a forward has drawn from a generator that was not set to its address, with all of them set."""
+        work, halved = self.work.state(), False
         while True:
             try:
                 record = step(self)
+            except Unaddressed:
+                self.work = Work.restored(work)
             except torch.OutOfMemoryError as why:
                 size = max(self.micro_batches(len(self.frame.plans[0]), self.phase.declaration.micro_batch))
                 if self.phase.declaration.micro_batch != "auto" or size == 1:
@@ -278,7 +282,7 @@ class Run:
                         f"out of memory at step {self.frame.step} with micro-batches of {size}; give a smaller "
                         "micro_batch, or micro_batch='auto' to let it be halved where nothing interacts"
                     ) from why
-                self.work, self._micro, halved = replace(work), (size + 1) // 2, True
+                self.work, self._micro, halved = Work.restored(work), (size + 1) // 2, True
             else:
                 return record._replace(signals=record.signals | {"micro_batch": self._micro}) if halved else record
 

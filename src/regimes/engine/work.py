@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -52,7 +52,7 @@ class Work:
 
     def state(self) -> dict[str, Any]:
         """Return the account as a state tree."""
-        return asdict(self)
+        return dict(vars(self))
 
     @classmethod
     def restored(cls, state: dict[str, Any]) -> Work:
