@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ TIME_UNITS = {
 TIME_UNITS |= {"h": 3600.0, "hour": 3600.0, "hours": 3600.0}
 _SCALES = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 _PATTERN = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([kMBGT]?)\s*([A-Za-z%]+)\s*$")
+_TIME = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*([a-z]+)\s*$")
 _SINGULAR = {"step": "steps", "epoch": "epochs", "sample": "samples", "token": "tokens", "flop": "flops"}
 _EXAMPLES = "write for example '500 steps', '2 epochs', '64k samples', '1B tokens', '1e15 flops' or '5%'"
 
@@ -32,7 +34,7 @@ class Duration:
     Parameters
     ----------
     value : float
-        How many.
+        How many: finite, and not negative.
     unit : str
         One of steps, epochs, samples, tokens, flops, %. A bare number has no unit and is refused.
 
@@ -56,6 +58,11 @@ class Duration:
 
     value: float
     unit: str
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise DeclarationError(f"got the unit {show(self.unit)}; {nearest(str(self.unit), UNITS)}")
+        object.__setattr__(self, "value", _amount(self.value, self.unit))
 
     @classmethod
     def parse(cls, got: object) -> Duration:
@@ -97,6 +104,18 @@ class Duration:
         return f"Duration({str(self)!r})"
 
 
+def _amount(value: object, unit: str) -> float:
+    """Return how many as a float; refuse what is no number, negative or not finite."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:  # an integer beyond the range of floats
+            number = math.inf
+        if 0 <= number < math.inf:
+            return number
+    raise DeclarationError(f"got {show(value)} {unit}; allowed: a finite number >= 0")
+
+
 def _is_number(text: str) -> bool:
     try:
         float(text)
@@ -108,14 +127,21 @@ def _is_number(text: str) -> bool:
 def seconds(text: str | float | None) -> float | None:
     """Read a time limit such as '20 min' or '90 s'; plain numbers are seconds.
 
+    Raises
+    ------
+    DeclarationError
+        For what is no time, negative or not finite.
+
     Examples
     --------
     >>> seconds("20 min"), seconds(5), seconds(None)
     (1200.0, 5.0, None)
     """
-    if text is None or isinstance(text, int | float):
-        return None if text is None else float(text)
-    match = re.match(r"^\s*([0-9.]+)\s*([a-z]+)\s*$", text)
+    if text is None:
+        return None
+    if isinstance(text, int | float) and not isinstance(text, bool) and 0 <= text < math.inf:
+        return float(text)
+    match = _TIME.match(text) if isinstance(text, str) else None
     if not match or match[2] not in TIME_UNITS:
         raise DeclarationError(f"got {show(text)}; write a time such as '90 s', '20 min' or '2 h'")
     return float(match[1]) * TIME_UNITS[match[2]]
@@ -129,24 +155,24 @@ def steps(n: float) -> Duration:
     >>> steps(500)
     Duration('500 steps')
     """
-    return Duration(float(n), "steps")
+    return Duration(n, "steps")
 
 
 def epochs(n: float) -> Duration:
     """Return `n` passes over the size of the phase's sources."""
-    return Duration(float(n), "epochs")
+    return Duration(n, "epochs")
 
 
 def samples(n: float) -> Duration:
     """Return `n` examples drawn."""
-    return Duration(float(n), "samples")
+    return Duration(n, "samples")
 
 
 def tokens(n: float) -> Duration:
     """Return `n` units of non-zero weight."""
-    return Duration(float(n), "tokens")
+    return Duration(n, "tokens")
 
 
 def flops(n: float) -> Duration:
     """Return `n` floating-point operations of work."""
-    return Duration(float(n), "flops")
+    return Duration(n, "flops")

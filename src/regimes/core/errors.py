@@ -30,6 +30,11 @@ FOREIGN = {
     "scheduler": "optimizer.lr",
     "lr_scheduler": "optimizer.lr",
     "clip": "grad_transforms",
+    "grad_clip": "grad_transforms",
+    "clip_grad": "grad_transforms",
+    "clip_grad_norm": "grad_transforms",
+    "grad_clip_norm": "grad_transforms",
+    "gradient_clipping": "grad_transforms",
     "max_grad_norm": "grad_transforms",
     "gradient_clip_val": "grad_transforms",
     "ema": "average",
@@ -38,6 +43,16 @@ FOREIGN = {
     "dtype": "precision",
     "steps": "budget",
     "max_grad": "max_norm",
+}
+
+#: What to write where our word alone does not show it.
+_WRITTEN = {
+    "average": "average=EMA(0.999)",
+    "budget": "budget='10 epochs'",
+    "grad_transforms": "grad_transforms=ClipNorm(1.0)",
+    "micro_batch": "micro_batch=8, the examples per forward",
+    "optimizer.lr": "optimizer=AdamW(lr=Cosine(1e-3))",
+    "warmup": "warmup='5%', in the schedule",
 }
 
 
@@ -92,6 +107,8 @@ def nearest(name: str, options: Iterable[str]) -> str:
     --------
     >>> nearest("learning_rate", ["lr", "betas"])
     "here it is called 'lr'"
+    >>> nearest("max_grad_norm", ["budget", "grad_transforms"])
+    "here it is called 'grad_transforms', for example grad_transforms=ClipNorm(1.0)"
     >>> nearest("beta", ["lr", "betas"])
     "did you mean 'betas'?"
     >>> nearest("zzz", ["lr", "betas"])
@@ -100,7 +117,7 @@ def nearest(name: str, options: Iterable[str]) -> str:
     options = sorted(set(options))
     ours = FOREIGN.get(name.lower())
     if ours is not None and (ours in options or ours.split(".")[0] in options):
-        return f"here it is called '{ours}'"
+        return f"here it is called '{ours}'" + (f", for example {_WRITTEN[ours]}" if ours in _WRITTEN else "")
     by_case = {option.lower(): option for option in options}
     if name.lower() in by_case:
         return f"did you mean '{by_case[name.lower()]}'?"
