@@ -19,7 +19,7 @@ SURFACE = {
     "plan": "FILE --set --time/--no-time --json --debug",
     "check": "FILE --set --json --debug",
     "compare": "FILE --out --workers --seeds --set --progress/--no-progress --json --debug",
-    "verify": "NAME --out --workers --record --progress/--no-progress --json --debug",
+    "verify": "[NAMES] --all --out --workers --record --progress/--no-progress --json --debug",
     "report": "STUDY --out --json --debug",
     "show": "NAME --json --debug",
     "diff": "A B --json --debug",

@@ -144,3 +144,16 @@ def test_refused_with_a_sentence():
         rg.CyclicalCurriculum(0.5, 0.2)
     with pytest.raises(rg.DeclarationError, match="by: got 'loss', which holds numbers below 0"):
         rg.CyclicalCurriculum(by="loss").init(view_of(3, {"loss": np.array([1.0, -1.0, 2.0])}))
+
+
+def test_inside_a_mixture_one_scoring_run_serves_all_sources():
+    sources = {"a": (X[:24], Y[:24]), "b": (X[24:], Y[24:])}
+    loss = nn.CrossEntropyLoss()
+    workload = rg.Workload(model=lambda: nn.Linear(4, 2), train=sources, loss=loss)
+    mixture = rg.Mixture(a=0.5, b=0.5, sampler=rg.CyclicalCurriculum(scoring="4 steps"))
+    regime = rg.Regime(optimizer=rg.SGD(lr=0.0), batch_size=4, budget="20 steps", mixture=mixture)
+    run = Run(workload, regime, seed=0)
+    assert sum("trial" in record.signals for record in run) == 4
+    wanted = nn.functional.cross_entropy(run.model(X), Y, reduction="none").detach().double()
+    own = run.states["mixture"]["sources"]
+    torch.testing.assert_close(torch.cat([own["a"]["scores"], own["b"]["scores"]]), wanted, rtol=1e-6, atol=0)

@@ -115,6 +115,7 @@ class CompiledPhase:
             _Knobs(self, data),
             _Knobs(self, [p for p in self.specs if p not in data]),
         )
+        self._check_cadence()
         self.proposing = [name for name, part in self.parts() if proposes(part)]
         self.proposing += [f"knobs.{path}" for path, controller in self.controllers.items() if proposes(controller)]
         self.watching = [_place(name) for name, part in self.parts() if name != "average" and observes(part)]
@@ -129,7 +130,8 @@ class CompiledPhase:
             self.specs[path] = spec
             try:
                 if isinstance(value, Controller):
-                    self.controllers[path] = value.bind_parts(span)
+                    controller = self.controllers[path] = value.bind_parts(span)
+                    spec.check(controller.value(controller.init(), Progress(run_fraction=0.0)), "", f"{value!r} begins ")
                 else:
                     self.functions[path] = value.bind(span)
                     _check_table(self.functions[path], spec, value)
@@ -160,6 +162,16 @@ class CompiledPhase:
             for slot, name, place in self.watching
         ]
 
+    def _check_cadence(self) -> None:
+        every = self.declaration.evaluate
+        if every is not None:
+            try:
+                amount = self.length.amount(every)
+            except DeclarationError as why:
+                raise why.within("evaluate") from None
+            if amount <= 0.0:
+                raise DeclarationError(f"got '{every}'; allowed: more than nothing", "evaluate")
+
     def _refuse_idle(self) -> None:
         """Refuse needs that no step will meet, and gradient transforms that no step will ask."""
         phase = self.declaration
@@ -170,14 +182,23 @@ class CompiledPhase:
                 raise DeclarationError(
                     f"{type(phase.optimizer).__name__} makes no gradient, but {asks} wants one", "optimizer"
                 )
-        if "micro_batch_gradient_norms" in self.needs:
-            micro, batch = phase.micro_batch, phase.batch_size
-            if not isinstance(micro, int) or (isinstance(batch, int) and micro >= batch):
-                raise DeclarationError(
-                    f"got {show(micro)}, but 'micro_batch_gradient_norms' needs two micro-batches or more; allowed: a "
-                    "number below the batch size",
-                    "micro_batch",
-                )
+        micro, wanted = phase.micro_batch, "micro_batch_gradient_norms" in self.needs
+        if wanted and (not isinstance(micro, int) or micro >= self._least_batch()):
+            raise DeclarationError(
+                f"got {show(micro)}, but 'micro_batch_gradient_norms' needs two micro-batches or more; allowed: a number "
+                f"below the batch size ({self._least_batch():g} at its smallest)",
+                "micro_batch",
+            )
+
+    def _least_batch(self) -> float:
+        """The smallest batch that is known beforehand; of a controller, the first."""
+        name = "batch_size"
+        if name in self.controllers:
+            controller = self.controllers[name]
+            return float(controller.value(controller.init(), Progress(run_fraction=0.0)))
+        if name in self.functions:
+            return min(self.functions[name](Progress(fraction=f, run_fraction=f)) for f in TABLE.tolist())
+        return float(self.declaration.batch_size)
 
     def _needs(self) -> set[str]:
         components = [component for _, component in self.parts()] + list(self.controllers.values())

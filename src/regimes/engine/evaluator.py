@@ -19,7 +19,6 @@ from regimes.engine.example_gradients import example_gradients
 from regimes.engine.plan import Plan, fetch
 from regimes.engine.work import shapes
 
-
 _NOTHING = contextlib.nullcontext()
 
 

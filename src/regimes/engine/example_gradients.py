@@ -44,9 +44,10 @@ def example_gradients(evaluate: Any) -> dict[str, Tensor]:
 def _forwards(evaluate: Any) -> Iterator[Any]:
     run, start = evaluate.run, 0
     for number, batch in enumerate(evaluate.batches()):
+        # Buffers go back only after the backward, which may read what the forward wrote.
         with run.buffers.aside(), _batchable():
             losses = run.forward(evaluate.live, batch, number, True)
-        yield number, losses, *evaluate.weights(number, losses, start)
+            yield number, losses, *evaluate.weights(number, losses, start)
         start += evaluate.sizes[number]
 
 

@@ -13,7 +13,7 @@ from regimes.core.kinds import Loss
 from regimes.core.progress import Progress
 from regimes.core.randomness import Streams, seed32
 from regimes.core.regime import Regime
-from regimes.engine import arithmetic, diagnose, seam, trees, trials
+from regimes.engine import ahead, arithmetic, diagnose, seam, trees, trials
 from regimes.engine.buffers import Buffers, load_into, state_of
 from regimes.engine.compile import CompiledPhase, compile_regime, epochs
 from regimes.engine.forwards import Forward, Unaddressed
@@ -76,7 +76,7 @@ class Run:
         self.finished = False
         self.seams: list[dict[str, Any]] = []
         self.enter(first=True)
-        seam.check_later_phases(self)
+        ahead.check_phases(self)
 
     # -- phases --------------------------------------------------------------------------------------------
 

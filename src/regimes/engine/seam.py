@@ -99,50 +99,6 @@ def _check_map(result: TransformResult, model: nn.Module, key: str) -> None:
         )
 
 
-def check_later_phases(run: Any) -> None:
-    """Replay the structures of later phases on a copy, and match their parameters and groups, before anything is spent.
-
-    Raises
-    ------
-    DeclarationError
-        If a later phase's patterns or groups do not fit the model that it will meet.
-    """
-    if len(run.phases) == 1:
-        return
-    model = copy.deepcopy(run.model)
-    for phase in run.phases[1:]:
-        try:
-            for transform in phase.declaration.on_entry:
-                model = transform.structure(model)
-            parameters = trained_parameters(model, phase.declaration.trainable)
-        except DeclarationError as why:
-            raise why.within(phase.name) from None
-        try:
-            phase.declaration.optimizer.init(parameters)
-        except DeclarationError as why:
-            raise why.within(f"{phase.name}.optimizer") from None
-        _check_data(run, phase)
-
-
-def _check_data(run: Any, phase: Any) -> None:
-    slot = phase.declaration.data_slot
-    try:
-        try:
-            phase.slots[slot].init(run.view)
-        except DeclarationError as why:
-            raise why.within(slot) from None
-        fresh_cursor(run, phase, (phase.name,))
-        before = run.phases[phase.index - 1]
-        if "cursor" in phase.declaration.carry:
-            old, new = before.slots[before.declaration.data_slot], phase.slots[slot]
-            if form(old) != form(new):
-                raise DeclarationError(
-                    f"got 'cursor', but {new!r} cannot go on where {old!r} stopped: only the same sampler can", "carry"
-                )
-    except DeclarationError as why:
-        raise why.within(phase.name) from None
-
-
 def form(component: Any) -> tuple[Any, ...]:
     """What decides the form of a state: classes of the component and its parts, and the sources it names."""
     named = tuple(name for name, _ in getattr(component, "sources", ()))
@@ -195,7 +151,7 @@ def carried(
     for path in carry:
         if path in ("model", "averaged", "cursor"):
             continue
-        holder, key, source = _find(old, new, path)
+        holder, key, source = find(old, new, path)
         holder[key] = _moved(source, holder[key], results)
         said["carried"].append(path)
     heads = {path.split(".")[0] for path in carry}
@@ -204,7 +160,8 @@ def carried(
     return said
 
 
-def _find(old: dict[str, Any], new: dict[str, Any], path: str) -> tuple[dict[str, Any], str, Any]:
+def find(old: dict[str, Any], new: dict[str, Any], path: str) -> tuple[dict[str, Any], str, Any]:
+    """Return (holder in `new`, key, value in `old`) of a path that both states have, or refuse it."""
     source, holder, parts = old, new, path.split(".")
     # Slots such as grad_transforms.0 contain a dot themselves.
     if path in old and path in new:

@@ -12,7 +12,7 @@ from regimes.core.combinators import Window
 from regimes.core.errors import DeclarationError
 from regimes.core.kinds import Schedule
 from regimes.core.randomness import seed32
-from regimes.core.regime import DATA_SLOTS
+from regimes.core.regime import DATA_SLOTS, Regime
 from regimes.core.trial import Trial, TrialEnd
 from regimes.engine import seam, trees
 from regimes.engine.buffers import load_into, state_of
@@ -61,8 +61,7 @@ def _push(run: Any, name: str, trial: Trial) -> None:
     amount = phase.length.amount(trial.budget)
     if amount <= 0.0:
         raise DeclarationError(f"got '{trial.budget}'; allowed: more than nothing", "budget")
-    root = ".".join([name.removeprefix("knobs."), *trial.owner])
-    values = {_absolute(root, path): value for path, value in trial.edit.items()}
+    values = absolute(name.removeprefix("knobs."), trial)
     about = {
         "owner": name,
         "names": list(trial.owner),
@@ -91,10 +90,10 @@ def _push(run: Any, name: str, trial: Trial) -> None:
     run.settle()
 
 
-def _absolute(root: str, path: str) -> str:
-    if path.startswith("/"):
-        return path[1:]
-    return f"{root}.{path}" if path else root
+def absolute(name: str, trial: Trial) -> dict[str, Any]:
+    """Edits of a trial that the component at `name` proposes, by their paths below the phase."""
+    root = ".".join([name, *trial.owner])
+    return {path[1:] if path[:1] == "/" else f"{root}.{path}" if path else root: v for path, v in trial.edit.items()}
 
 
 def _data(phase: CompiledPhase) -> list[Any]:
@@ -108,15 +107,22 @@ def edited(run: Any) -> CompiledPhase:
     assert about is not None
     whole = run.phases[frame.phase]
     total = whole.length.total
-    start, length = about["begin"] / total, about["amount"] / total
+    edit = {path: notation.parse(text) for path, text in about["edit"].items()}
+    return compiled(run.regime, whole, edit, about["begin"] / total, about["amount"] / total)
+
+
+def compiled(
+    regime: Regime, whole: CompiledPhase, edit: Mapping[str, Any], start: float, share: float
+) -> CompiledPhase:
+    """Compile a phase with edits for a share of it: schedules among them have that share for their stretch."""
     declaration = whole.declaration
-    for path, text in about["edit"].items():
-        value = notation.parse(text)
+    for path, value in edit.items():
         if isinstance(value, Schedule):
-            value = Window(value, f"{start * 100.0!r}%", f"{length * 100.0!r}%")
+            value = Window(value, f"{start * 100.0!r}%", f"{share * 100.0!r}%")
         declaration = paths.edit(declaration, {path: value}, flatten=True)
-    return CompiledPhase(replace(run.regime, phases=_with(run.regime.phases, frame.phase, declaration)), frame.phase,
-                         whole.length)  # fmt: skip
+    changed: Any = regime
+    changed = replace(changed, phases=_with(regime.phases, whole.index, declaration))
+    return CompiledPhase(changed, whole.index, whole.length)
 
 
 def _with(phases: tuple[Any, ...], place: int, phase: Any) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from regimes.core.fields import Spec, coerce_knob
 from regimes.core.kinds import Draw, DrawContext, Sampler, SourceView, State
 from regimes.core.progress import Progress
 from regimes.core.registry import register
+from regimes.core.trial import Trial, TrialEnd
 from regimes.samplers.reshuffle import Reshuffle
 from regimes.samplers.shares import deal
 
@@ -155,6 +156,19 @@ class Mixture(Sampler):
             if "units" in signals:
                 own = {**signals, "units": signals["units"].of(position)}
             state["sources"][name] = self.inside.observe(state["sources"][name], own, at)
+        return state
+
+    def propose(self, state: State, at: Progress) -> Trial | None:
+        """The trial of the first source whose inner sampler asks for one; it serves all that do."""
+        proposed = (self.inside.propose(own, at) for own in state["sources"].values())
+        trial = next((trial for trial in proposed if trial is not None), None)
+        return None if trial is None else trial.within("sampler")
+
+    def absorb(self, state: State, end: TrialEnd) -> State:
+        """Hand what came of the trial to every inner sampler that asked."""
+        for name, own in state["sources"].items():
+            if self.inside.propose(own, end.at) is not None:
+                state["sources"][name] = self.inside.absorb(own, end.inside())
         return state
 
     def _names(self, view: SourceView) -> list[str]:

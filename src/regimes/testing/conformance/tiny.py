@@ -101,6 +101,12 @@ def _cross_entropy() -> Any:
     return CrossEntropy()
 
 
+def _binary_cross_entropy() -> Any:
+    from regimes.losses import BCE
+
+    return BCE()
+
+
 def _next_token() -> Any:
     from regimes.losses import NextToken
 
@@ -112,7 +118,7 @@ TASKS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Any], Callable[[
     "classes": (lambda: _net(2), _classes, _cross_entropy),
     "tokens": (_language, _tokens, _next_token),
     "values": (lambda: _net(2), _values, SquaredError),
-    "binary": (lambda: _net(1, nn.Flatten(0)), _binary, SquaredError),
+    "binary": (lambda: _net(1, nn.Flatten(0)), _binary, _binary_cross_entropy),
 }
 
 

@@ -1,0 +1,229 @@
+"""Whole regimes drawn at random from the registry, and what must hold for each of them."""
+
+from __future__ import annotations
+
+import functools
+import random
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from regimes.core import paths
+from regimes.core.errors import DeclarationError, RegimesError, RunFailed, UserCodeError
+from regimes.core.kinds import Optimizer
+from regimes.core.notation import parse
+from regimes.core.regime import Phase, Regime
+from regimes.core.registry import REGISTRY
+from regimes.engine import trees
+from regimes.engine.run import Run
+from regimes.testing.conformance import tiny
+from regimes.testing.conformance.examples import PARTS, candidates
+from regimes.testing.resume import elsewhere, through_bytes
+
+#: Steps that a drawn regime is run for, trials included.
+STEPS = 30
+_SLOTS = {"sampler": "sampler", "loss": "loss", "selector": "selector", "average": "averager"}
+_LISTS = {"grad_transforms": "grad_transform", "on_entry": "model_transform", "augment": "augment"}
+_SHARES = {1: ("100%",), 2: ("40%", "60%"), 3: ("30%", "30%", "40%")}
+
+
+class Drawn(NamedTuple):
+    """A regime, the tiny task that it trains on, and what looks on."""
+
+    task: str
+    regime: Regime
+    probes: tuple[Any, ...]
+    seed: int
+
+
+@functools.cache
+def pool(kind: str) -> tuple[Any, ...]:
+    """Return instances of every built-in component of a kind: those that conformance tries."""
+    found = []
+    for cls in REGISTRY.classes(kind):
+        if cls.__module__.startswith("regimes.") and ".conformance" not in cls.__module__:
+            try:
+                found += list(candidates(cls))
+            except (RegimesError, TypeError):
+                continue
+    return tuple(found)
+
+
+@functools.cache
+def losses(task: str) -> tuple[Any, ...]:
+    """Return the losses that can be computed on a tiny task."""
+    work = tiny.workload(task)
+    batch = work.sources["train"]["train"].fetch(np.arange(4), {})
+    found = []
+    for loss in pool("loss"):
+        try:
+            loss(work.build(0), batch)
+        except Exception:
+            continue
+        found.append(loss)
+    return tuple(found)
+
+
+def draw(rng: random.Random) -> Drawn:
+    """Draw a regime; what its parts say of one another is left to the declaration to refuse.
+
+    Parameters
+    ----------
+    rng : random.Random
+
+    Raises
+    ------
+    DeclarationError
+        If the parts do not go together.
+
+    Examples
+    --------
+    >>> found = draw(random.Random(3))
+    >>> parse(repr(found.regime)) == found.regime
+    True
+    """
+    count = rng.choice((1, 1, 2, 3))
+    mixed = rng.random() < 0.2
+    task = rng.choice(tuple(tiny.TASKS))
+    given = [_phase(rng, task, place, count, mixed) for place in range(count)]
+    if count == 1:
+        regime = Regime(
+            budget=_budget(rng), **{k: v for k, v in given[0].items() if k not in ("name", "budget", "carry")}
+        )
+    else:
+        regime = Regime(phases=[Phase(**fields) for fields in given], budget=_budget(rng))
+    for _ in range(rng.choice((0, 0, 1, 2))):
+        regime = _varied(rng, regime)
+    probes = tuple(rng.sample(pool("probe"), rng.choice((0, 0, 1, 2))))
+    return Drawn(task, regime, probes, rng.randrange(1000))
+
+
+def _budget(rng: random.Random) -> str:
+    return rng.choice(("30 steps", "30 steps", "150 samples", "6 epochs", "2000 tokens"))
+
+
+def _phase(rng: random.Random, task: str, place: int, count: int, mixed: bool) -> dict[str, Any]:
+    fields: dict[str, Any] = {"name": f"phase{place}", "optimizer": _optimizer(rng)}
+    fields["batch_size"] = rng.choice(
+        (3, 4, 6, 6, 7, "Linear(4, 8)", "NoiseScaleGrowth(4, 12)", "AdaptiveBatch(3, 12)")
+    )
+    if isinstance(fields["batch_size"], str):
+        fields["batch_size"] = parse(fields["batch_size"])
+    if count > 1:
+        fields["budget"] = _SHARES[count][place]
+        fields["carry"] = ["model", *rng.sample(("optimizer", "average", "cursor", "sampler"), rng.randrange(3))]
+    for name, kind in _SLOTS.items():
+        if rng.random() < 0.25:
+            fields[name] = rng.choice(losses(task) if kind == "loss" else pool(kind))
+    for name, kind in _LISTS.items():
+        if pool(kind) and rng.random() < 0.25:
+            fields[name] = rng.sample(pool(kind), 1)
+    if mixed:
+        fields["mixture"] = parse(
+            rng.choice(("Mixture(a=0.5, b=0.5)", "Mixture(a=Linear(1, 0.2), b=0.5, random=True)"))
+        )
+    if rng.random() < 0.3:
+        fields["micro_batch"] = rng.choice((1, 2, 3, 5, "auto"))
+    if rng.random() < 0.3:
+        fields["lag"] = rng.randrange(3)
+    if rng.random() < 0.4:
+        fields["evaluate"] = rng.choice(("20%", "4 steps"))
+    if rng.random() < 0.1:
+        fields["precision"] = "bfloat16"
+    if rng.random() < 0.1:
+        fields["trainable"] = [rng.choice(("*.weight", "4.*"))]
+    return fields
+
+
+def _optimizer(rng: random.Random) -> Optimizer:
+    found = rng.choice(pool("optimizer"))
+    if rng.random() < 0.2:
+        found = parse(f"Groups([Group('*.bias', {PARTS['optimizer']}), Group('*', {found!r})])")
+    if rng.random() < 0.2:
+        found = parse(rng.choice(("SAM({!r}, rho=0.05)", "MKOR({!r}, every=2)")).format(found))
+    return found
+
+
+def _varied(rng: random.Random, regime: Regime) -> Regime:
+    """Put a schedule or a controller where a number stands."""
+    places = [(path, value) for path, value, _ in paths.knobs(regime) if isinstance(value, int | float) and value > 0]
+    if not places:
+        return regime
+    path, value = rng.choice(places)
+    whole = rng.choice(pool("schedule") if rng.random() < 0.7 else pool("controller"))
+    return paths.edit(regime, {path: rng.choice((float(value), 0.1 * value)) * whole}, flatten=True)
+
+
+# -- what must hold --------------------------------------------------------------------------------------------------
+
+
+def check(drawn: Drawn, rng: random.Random) -> str:
+    """Check one drawn regime; return "accepted", "diverged", or the sentence with which it was refused.
+
+    It prints itself back; it runs; stopped after any of three random steps, taken through bytes and gone on with, it
+    ends in the same bits; what looks on changes none.
+
+    Raises
+    ------
+    AssertionError
+        If something does not hold.
+    RegimesError
+        If it is refused only after it was accepted.
+    """
+    again = parse(repr(drawn.regime))
+    if again != drawn.regime or again.hash != drawn.regime.hash:
+        raise AssertionError(f"prints itself back as another: {drawn.regime!r}")
+    names = ("a", "b") if any(phase.mixture is not None for phase in drawn.regime.phases) else ()
+    work = tiny.workload(drawn.task, names)
+
+    def make(probes: tuple[Any, ...] = ()) -> Run:
+        return Run(work, parse(repr(drawn.regime)), drawn.seed, probes=probes)
+
+    try:
+        whole = make(drawn.probes)
+    except DeclarationError as why:
+        return str(why)
+    try:
+        return _resumed(make, whole, rng)
+    except UserCodeError as why:
+        if "more than 1 value per channel" in str(why):
+            return str(why)  # batch norm's own refusal of a micro-batch of one
+        raise
+
+
+def _resumed(make: Any, whole: Run, rng: random.Random) -> str:
+    stops = sorted(rng.sample(range(STEPS), 3))
+    saved: dict[int, dict[str, Any]] = {}
+    for number in range(STEPS):
+        if number in stops:
+            saved[number] = through_bytes(whole.tree())
+        if whole.finished or not _stepped(whole):
+            break
+    else:
+        number = STEPS
+    _same(make, saved, number, trees.clone(whole.tree()))
+    return "accepted" if whole.frame.skipped_in_a_row < whole.give_up else "diverged"
+
+
+def _stepped(run: Run) -> bool:
+    try:
+        run.step()
+    except RunFailed:
+        return False
+    return True
+
+
+def _same(make: Any, saved: dict[int, dict[str, Any]], steps: int, end: dict[str, Any]) -> None:
+    """Go on from every stop to the next, and from the last to the end."""
+    stops = [*sorted(saved), steps]
+    for begin, until in zip(stops, stops[1:]):
+        with elsewhere(begin):
+            run = make()
+            run.load(saved[begin])
+            for _ in range(begin, until):
+                if run.finished or not _stepped(run):
+                    break
+            reached = through_bytes(run.tree()) if until in saved else trees.clone(run.tree())
+        differing = trees.differences(saved.get(until, end), reached)
+        if differing:
+            raise AssertionError(f"from step {begin} to {until} another state comes out at {differing[:6]}")
