@@ -24,7 +24,7 @@ def verdict(number):
 
 
 def a_sentence(said):
-    key, _, rest = said.partition(": ")
+    _, _, rest = said.partition(": ")
     return bool(rest) and len(rest.split()) > 3 and "Traceback" not in said
 
 

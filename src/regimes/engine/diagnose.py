@@ -63,6 +63,17 @@ def refuse_scalar(live: Any, units: int, examples: int) -> None:
     )
 
 
+def refuse_uncounted(run: Any, units: int, examples: int) -> None:
+    """Refuse a budget in tokens where the loss gives fewer units than examples: nobody knows how many tokens it saw."""
+    length = run.phase.length
+    if length.unit == "tokens":
+        raise DeclarationError(
+            f"got '{length.budget}', but the loss gives {units} number{'s' * (units != 1)} for {examples} examples, so that "
+            "tokens cannot be counted; give the budget in steps, samples or epochs",
+            "budget",
+        )
+
+
 def refuse_randomness(run: Any) -> None:
     """Refuse ``micro_batch="auto"`` where the forward really draws random numbers, whatever module does it.
 

@@ -178,8 +178,10 @@ class Evaluator:
             with _NOTHING if captures is None else captures.listening():
                 losses = run.forward(self.live, batch, number, grad)
             weights, own = self.weights(number, losses, start)
-            if len(losses.values) < size and (keep_units or plan.weights is not None):
-                diagnose.refuse_scalar(self.live, len(losses.values), size)
+            if len(losses.values) < size:
+                diagnose.refuse_uncounted(run, len(losses.values), size)
+                if keep_units or plan.weights is not None:
+                    diagnose.refuse_scalar(self.live, len(losses.values), size)
             value, count = arithmetic.weighted_sum(losses.values, weights, own)
             total, mass = total + value, mass + count
             if self.first is None:
