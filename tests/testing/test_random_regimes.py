@@ -53,8 +53,7 @@ def test_a_lost_state_is_seen(monkeypatch):
 
     monkeypatch.setattr(Run, "load", forgetful)
     with pytest.raises(AssertionError, match=r"from step \d+ to \d+ another state comes out at \["):
-        for number in range(40):
-            verdict(number)
+        list(map(verdict, range(40)))
 
 
 @pytest.mark.slow
