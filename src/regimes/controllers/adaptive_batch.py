@@ -88,12 +88,12 @@ class AdaptiveBatch(Controller):
         deviations=("The variance is of single examples; with several workers the paper takes that of their means.",),
         claims=(
             Claim(
-                "After as many samples it is as right as with batches of 8 (within one point), with at most half of their "
-                "updates (the study shows both).",
+                "After as many samples it is more right than with the largest batch from the beginning. (That it is as right as "
+                "the smallest, within a point, is a claim of sameness, which a study answers but this verdict does not.)",
                 {
                     "workload": "digits_mlp",
                     "compare": {
-                        "baseline": "adaptive",
+                        "baseline": "large",
                         "metric": "acc",
                         "better": "higher",
                         "margin": 0.01,
@@ -103,12 +103,8 @@ class AdaptiveBatch(Controller):
                     },
                     "tune": {"*.lr": "times(1/8, 8)"},
                     "arms": {
-                        "adaptive": {
-                            "optimizer": "AdaGradNorm(lr=1.0)",
-                            "batch_size": "AdaptiveBatch(8, 256)",
-                            "budget": "10 epochs",
-                        },
-                        "small": {"like": "adaptive", "batch_size": 8},
+                        "large": {"optimizer": "AdaGradNorm(lr=1.0)", "batch_size": 256, "budget": "7680 samples"},
+                        "adaptive": {"like": "large", "batch_size": "AdaptiveBatch(8, 256)"},
                     },
                 },
                 paper_scale="logistic regression and a three-layer CNN on MNIST, ResNet-18 on CIFAR-10",

@@ -24,6 +24,8 @@ from regimes.testing.resume import elsewhere, through_bytes
 STEPS = 30
 _SLOTS = {"sampler": "sampler", "loss": "loss", "selector": "selector", "average": "averager"}
 _LISTS = {"grad_transforms": "grad_transform", "on_entry": "model_transform", "augment": "augment"}
+#: What controllers of the batch size read: their values are in examples, and no multiple of a rate.
+_OF_BATCHES = {"micro_batch_gradient_norms", "example_gradients"}
 _SHARES = {1: ("100%",), 2: ("40%", "60%"), 3: ("30%", "30%", "40%")}
 
 
@@ -150,7 +152,8 @@ def _varied(rng: random.Random, regime: Regime) -> Regime:
     if not places:
         return regime
     path, value = rng.choice(places)
-    whole = rng.choice(pool("schedule") if rng.random() < 0.7 else pool("controller"))
+    controllers = [one for one in pool("controller") if not one.all_needs() & _OF_BATCHES]
+    whole = rng.choice(pool("schedule") if rng.random() < 0.7 else controllers)
     return paths.edit(regime, {path: rng.choice((float(value), 0.1 * value)) * whole}, flatten=True)
 
 
@@ -197,7 +200,10 @@ def _resumed(make: Any, whole: Run, rng: random.Random) -> str:
     for number in range(STEPS):
         if number in stops:
             saved[number] = through_bytes(whole.tree())
-        if whole.finished or not _stepped(whole):
+        if whole.finished:
+            break
+        if not _stepped(whole):  # the step that gave up was made, too
+            number += 1
             break
     else:
         number = STEPS

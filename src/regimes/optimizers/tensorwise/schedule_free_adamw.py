@@ -59,7 +59,7 @@ class ScheduleFreeAdamW(ScheduleFree):
     """
 
     lr: Knob = knob(0.0025, low=0)
-    betas: tuple[Knob, Knob] = knob((0.9, 0.999), low=0, high=1)
+    betas: tuple[Knob, Knob] = knob((0.9, 0.999), above=0, high=1)
     eps: Knob = knob(1e-8, low=0)
     weight_decay: Knob = knob(0.0, low=0)
 
