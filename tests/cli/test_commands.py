@@ -212,7 +212,7 @@ def test_runs_show_index_diff(cli):
     assert {line.split()[0] for line in table[1:]} == {"a", "b"}
 
     (cli.folder / "runs/index.sqlite").unlink()
-    assert "no runs in the index of runs" in cli("runs").stdout
+    assert [{**row, "study": None} for row in json.loads(cli("runs", "--json").stdout)] == rows
     assert json.loads(cli("index", "--json").stdout) == {"root": "runs", "runs": 2}
     assert len(json.loads(cli("runs", "--json").stdout)) == 2
 
@@ -242,6 +242,12 @@ def test_list_and_show_of_components(cli):
     optimizers = cli("list", "optimizers").stdout
     assert optimizers.startswith("optimizer:\n")
     assert re.search(r"^  AdamW +Adam with decoupled weight decay$", optimizers, re.MULTILINE)
+    shown, everything = (
+        len(json.loads(cli("list", "optimizers", *more, "--json").stdout)) for more in ((), ("--all",))
+    )
+    assert everything > shown
+    assert cli("list", "optimizers").stderr == f"{everything - shown} more with --all; one's card: regimes show NAME\n"
+    assert cli("list", "optimizers", "--all").stderr == "one's card: regimes show NAME\n"
     listed = json.loads(cli("list", "--axis", "order", "--json").stdout)
     assert {"Reshuffle"} <= {entry["name"] for entry in listed}
     assert all("order" in entry["axes"] and entry["shelf"] == "core" for entry in listed)

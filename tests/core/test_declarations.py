@@ -1,12 +1,16 @@
 """Declarations: refused with a sentence, edited by path, printed back, hashed by content."""
 
+import functools
+import inspect
+
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import regimes as rg
 from regimes.core import paths
-from regimes.core.duration import Duration
+from regimes.core.duration import Duration, seconds
 from regimes.core.notation import parse
 
 BASE = rg.Regime(optimizer=rg.AdamW(lr=rg.Cosine(1e-3, warmup="5%")), batch_size=64, budget="10 epochs")
@@ -33,7 +37,7 @@ REFUSALS = [
     (lambda: rg.Regime(optimizer=rg.AdamW, batch_size=8, budget="1 epoch"), r"got the class AdamW; write AdamW\(...\)"),
     (lambda: rg.Regime(optimizer=rg.Cosine(1), batch_size=8, budget="1 epoch"), "optimizer: got a schedule"),
     (lambda: rg.AdamW(learning_rate=1e-3), "learning_rate: .*here it is called 'lr'"),
-    (lambda: rg.AdamW(lr="fast"), "lr: got 'fast': there is no component 'fast'"),
+    (lambda: rg.AdamW(lr="fast"), "lr: got 'fast'; allowed: a finite number >= 0, a schedule such as Cosine"),
     (lambda: rg.AdamW(lr=True), "lr: got True"),
     (lambda: rg.AdamW(lr=-1), "lr: got -1; allowed: a finite number >= 0"),
     (lambda: rg.AdamW(lr=float("nan")), "lr: got nan"),
@@ -57,6 +61,24 @@ REFUSALS = [
     (lambda: TWO.but({"main.budget": "50%"}), "phases take 70% of it"),
     (lambda: TWO.replace("budget", None), "main.budget: got '80%', a share of the regime's budget"),
     (lambda: rg.Phase("optimizer"), "allowed: a word that is no field"),
+    (lambda: BASE.but(grad_clip=1.0), "grad_clip: .*for example grad_transforms=ClipNorm"),
+    (lambda: BASE.but(clip_norm=1.0), r"clip_norm: .*write grad_transforms=ClipNorm\(...\)"),
+    (
+        lambda: rg.Regime(lr=0.1, batch_size=8, budget="1 epoch"),
+        r"lr: .*inside a component, for example AdamW\(lr=...\)",
+    ),
+    (lambda: BASE.but(seed=3), r"seed: .*belongs to the run: rg.run\(workload, regime, seed\)"),
+    (lambda: BASE.but(batch_size="x"), "batch_size: got 'x'; allowed: an integer >= 1 .*or a controller$"),
+    (lambda: BASE.but(batch_size="Linaer"), "batch_size: got 'Linaer'; .*did you mean 'Linear'"),
+    (lambda: BASE.but(optimizer="AdmW"), "there is no component 'AdmW'; did you mean 'AdamW'"),
+    (lambda: BASE.but(optimizer="Reshufle"), "there is no component 'Reshufle'; allowed: "),
+    (lambda: BASE.but({"lr.peak": "high"}), "lr.peak: got 'high'; allowed: a finite number$"),
+    (lambda: BASE.but({"warmup": "500%"}), "^optimizer.lr.warmup: got '500%'; allowed: at most 100% of the stretch"),
+    (lambda: TWO.but({"main.optimizer.lr.warmup": "101%"}), "^main.optimizer.lr.warmup: got '101%'; allowed"),
+    (lambda: rg.Cosine(1, warmup="-3 steps"), "warmup: got -3.0 steps; allowed: a finite number >= 0"),
+    (lambda: rg.EMA(decay=1.0), "decay: got 1.0, with which the average stays at the first weights; allowed: .* < 1"),
+    (lambda: rg.SWA(start="100%"), "start: got '100%', where no step begins; allowed: less than 100%"),
+    (lambda: rg.LAWA(window=0), "window: got 0; allowed: an integer >= 1"),
 ]
 
 
@@ -64,6 +86,28 @@ REFUSALS = [
 def test_refused_with_a_sentence(build, said):
     with pytest.raises(rg.DeclarationError, match=said):
         build()
+
+
+@pytest.mark.parametrize("make", [rg.steps, rg.epochs, rg.samples, rg.tokens, rg.flops])
+@pytest.mark.parametrize("value", [-3, float("nan"), float("inf"), 10**400, "3", None, True])
+def test_amounts_are_finite_and_not_negative(make, value):
+    with pytest.raises(rg.DeclarationError, match=f"{make.__name__}; allowed: a finite number >= 0"):
+        make(value)
+
+
+def test_amounts_have_a_unit_of_ours():
+    with pytest.raises(rg.DeclarationError, match="got the unit 'step'; did you mean 'steps'"):
+        rg.Duration(3, "step")
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), True, [3], "soon", "1.2.3 s", "-5 s"])
+def test_time_limits_are_times(value):
+    with pytest.raises(rg.DeclarationError, match="write a time such as '90 s'"):
+        seconds(value)
+
+
+def test_an_average_may_end_where_it_stops():
+    assert BASE.but(average=rg.EMA(rg.Cosine(0.9, final=1.0))).average.decay.final == 1.0
 
 
 @pytest.mark.parametrize("regime", [BASE, TWO, BASE.but(average=rg.EMA(0.9), lag=2, carry=["model", "optimizer"])])
@@ -171,3 +215,64 @@ def test_notation_numbers_are_pythons(text):
         assert parse(text) == expected
     except rg.DeclarationError as why:
         assert "too large" in str(why)  # noqa: PT017 (an intermediate number was out of range)
+
+
+def test_signatures_show_names_and_defaults():
+    shown = inspect.signature(rg.WSD)
+    assert next(iter(shown.parameters)) == "peak"
+    assert shown.parameters["peak"].default is inspect.Parameter.empty
+    assert shown.parameters["warmup"].kind is inspect.Parameter.KEYWORD_ONLY
+    assert {name: p.default for name, p in inspect.signature(rg.AdamW).parameters.items()} == {
+        "lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01,
+    }  # fmt: skip
+
+
+# -- functions of the person's own in a declaration ------------------------------------------------------------------
+
+
+def squares(model, batch):
+    return model(batch[0]).square().mean(1)
+
+
+def cubes(model, batch):
+    return model(batch[0]).pow(3).mean(1)
+
+
+class Squares:
+    def __call__(self, model, batch):
+        return model(batch[0]).square().mean(1)
+
+
+def with_loss(function):
+    return rg.Regime(optimizer=rg.SGD(lr=0.1), batch_size=4, budget="3 steps", loss=rg.FromFunction(function))
+
+
+def test_a_function_counts_by_name_and_source():
+    name, source = paths.canonical(squares).values()
+    assert name.endswith(":squares")
+    assert source == "def squares(model, batch):\n    return model(batch[0]).square().mean(1)\n"
+    assert with_loss(squares).hash == with_loss(squares).hash != with_loss(cubes).hash
+    made = [eval(f"lambda model, batch: model(batch[0]).pow({power}).mean(1)") for power in (2, 2, 3)]
+    assert with_loss(made[0]).hash == with_loss(made[1]).hash != with_loss(made[2]).hash
+    assert with_loss(Squares()).hash == with_loss(Squares()).hash
+    halves = [functools.partial(lambda model, batch, by: model(batch[0]).mean(1) * by, by=by) for by in (0.5, 0.25)]
+    assert with_loss(halves[0]).hash != with_loss(halves[1]).hash
+    [found] = with_loss(squares).diff(with_loss(cubes))
+    assert (found.path, found.old, found.new) == ("loss.function", f"{__name__}:squares", f"{__name__}:cubes")
+
+
+def test_a_run_with_a_function_in_its_regime_lives_in_a_folder(tmp_path):
+    x = torch.linspace(-1, 1, 16).view(-1, 1)
+    work = rg.Workload(model=lambda: torch.nn.Linear(1, 1), train=(x, x), val=(x, x), loss=squares)
+    first = rg.run(work, with_loss(squares), out=tmp_path)
+    again = rg.run(work, with_loss(squares), out=tmp_path)
+    assert again.metrics == first.metrics
+    with pytest.raises(rg.ResumeError, match="another regime.*FromFunction"):
+        rg.run(work, with_loss(cubes), out=tmp_path)
+
+
+def test_a_bare_function_is_refused_with_what_wraps_it():
+    with pytest.raises(
+        rg.DeclarationError, match=r"loss: got <function squares.*allowed: a Loss: FromFunction\(...\) of"
+    ):
+        BASE.but(loss=squares)

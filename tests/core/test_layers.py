@@ -14,7 +14,7 @@ LAYERS = {
     "model_transforms probes optim groups integrations": 1,
     "engine workloads": 2,
     "study report recipes diagnosis atlas testing": 3,
-    "cli": 4,
+    "cli __main__": 4,
 }
 LEVEL = {name: level for names, level in LAYERS.items() for name in names.split()}
 

@@ -360,5 +360,7 @@ def test_what_draws_from_a_generator_of_its_own_is_told_so():
 
 def test_a_budget_of_tokens_under_a_loss_that_is_one_number_is_refused():
     workload = rg.Workload(model=Net, train=(X, Y), loss=lambda model, batch: model(batch[0]).square().mean())
-    with pytest.raises(rg.DeclarationError, match="^budget: got '64 tokens', but the loss gives 1 number for 8 examples"):
+    with pytest.raises(
+        rg.DeclarationError, match="^budget: got '64 tokens', but the loss gives 1 number for 8 examples"
+    ):
         Run(workload, regime(budget="64 tokens"), seed=0).step()

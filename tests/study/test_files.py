@@ -268,7 +268,10 @@ REFUSED = [
     (BODY.replace("lr=0.1", "lr=-1"), r"3: regime.optimizer.lr: got -1; allowed: a finite number >= 0"),
     (BODY.replace("lr=0.1", "rate=1"), r"3: regime.optimizer.rate: SGD has no field 'rate'"),
     (BODY.replace("SGD", "AdmW"), r"3: regime.optimizer: .*there is no component 'AdmW'; did you mean 'AdamW'\?"),
-    (BODY.replace("SGD(lr=0.1)", "Cosine(1)"), r"3: regime.optimizer: got a schedule"),
+    (
+        BODY.replace("SGD(lr=0.1)", "Cosine(1)"),
+        r"3: regime.optimizer: got 'Cosine.1.': Cosine is a schedule; allowed: an optimizer",
+    ),
     (BODY.replace("  budget: 3 steps\n", ""), r"2: regime.budget: needs a value"),
     (
         BODY + "  learning_rate: 1\n",
@@ -503,7 +506,7 @@ def test_edits_of_a_run(folder):
         ("lrr=3", "--set lrr=3: lrr: there is no 'lrr' here; did you mean 'lr'"),
         ("batch_size", "--set: got 'batch_size'; allowed: path=value"),
         ("=3", "--set: got '=3'; allowed: path=value"),
-        ("batch_size=x", "--set batch_size=x: batch_size: got 'x': there is no component 'x'"),
+        ("batch_size=x", "--set batch_size=x: batch_size: got 'x'; allowed: an integer >= 1"),
     ]:
         with pytest.raises(DeclarationError, match=said):
             edited(edit)

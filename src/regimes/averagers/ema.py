@@ -10,6 +10,7 @@ from torch import Tensor
 
 from regimes.core.card import Card
 from regimes.core.component import knob
+from regimes.core.errors import DeclarationError
 from regimes.core.kinds import Averager, Knob, State
 from regimes.core.progress import Progress
 from regimes.core.registry import register
@@ -24,7 +25,13 @@ class EMA(Averager):
     Parameters
     ----------
     decay : knob
-        d. Default 0.999, torch's `get_ema_multi_avg_fn`.
+        d, below 1: at 1 the average never moves; a schedule may end there. Default 0.999, torch's
+        `get_ema_multi_avg_fn`.
+
+    Raises
+    ------
+    DeclarationError
+        If `decay` is 1.
 
     References
     ----------
@@ -48,6 +55,15 @@ class EMA(Averager):
         cost="one copy of the weights, one pass per step",
         defaults={"decay": "0.999, torch"},
     )
+
+    def validate(self) -> None:
+        """Refuse an average that never leaves the first weights."""
+        if self.decay == 1.0:
+            raise DeclarationError(
+                "got 1.0, with which the average stays at the first weights; allowed: a finite number >= 0 and < 1, or a "
+                "schedule that ends at 1",
+                "decay",
+            )
 
     def init(self, parameters: Mapping[str, Tensor]) -> State:
         """Nothing averaged yet; a parameter that joins a carried average starts at its own weights."""

@@ -7,6 +7,7 @@ import json
 import math
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -45,7 +46,7 @@ def said(why: Exception) -> tuple[int, str]:
     if isinstance(why, RegimesError):
         return getattr(why, "code", FAILED), str(why)
     if isinstance(why, OSError):
-        return FAILED, f"{why.filename or 'the system'}: {why.strerror or why}"
+        return FAILED, f"{why.filename or 'a file could not be read or written'}: {why.strerror or why}"
     return FAILED, f"a fault of regimes itself: {type(why).__name__}: {why}; --debug shows where"
 
 
@@ -87,6 +88,39 @@ progress = click.option("--progress/--no-progress", default=None, help="Show pro
 
 
 @contextlib.contextmanager
+def given_as(**options: Any) -> Iterator[None]:
+    """Inside, what is refused of a value that an option gave is said of the option, not of the file.
+
+    Parameters
+    ----------
+    **options
+        The values of options, by the key that they replace; None where an option was not given.
+    """
+    from regimes.core.errors import DeclarationError
+    from regimes.study.problems import FileErrors
+
+    try:
+        yield
+    except DeclarationError as why:
+        for problem in why.problems if isinstance(why, FileErrors) else [why]:
+            key = problem.key.split(".")[-1]
+            if options.get(key) is not None:
+                raise DeclarationError(problem.message, f"--{key}") from None
+        raise
+
+
+@contextlib.contextmanager
+def shown_by(folder: Any) -> Iterator[None]:
+    """Inside, a run that gives up says which command shows where it began to go wrong."""
+    from regimes.core.errors import RunFailed
+
+    try:
+        yield
+    except RunFailed as why:
+        raise RunFailed(f"{why}; where it began: regimes show {folder}") from why.__cause__
+
+
+@contextlib.contextmanager
 def continued_by(command: str) -> Iterator[None]:
     """Inside, an interruption says which command goes on: runs that are finished are kept."""
     from regimes.engine.api import Interrupted
@@ -96,6 +130,23 @@ def continued_by(command: str) -> Iterator[None]:
     except (KeyboardInterrupt, Interrupted) as why:
         code = getattr(why, "code", INTERRUPTED)
         raise Interrupted(f"stopped; what is finished is kept, continue with: {command}", code) from None
+
+
+def facts_before(folder: Any) -> dict[str, Any]:
+    """Return what study.json in a folder says, nothing where there is none."""
+    try:
+        found = json.loads((Path(folder) / "study.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def page_of(study: Any, before: dict[str, Any]) -> Path:
+    """Return a study's report; it is written (which takes seconds) where anything but the hour has changed."""
+    page = study.folder / "report.html"
+    facts = json.loads(json.dumps(study.to_dict()))
+    same = {**facts, "created": ""} == {**before, "created": ""}
+    return page if same and page.is_file() else study.report()
 
 
 def print_json(data: Any) -> None:
@@ -117,6 +168,33 @@ def numbers(metrics: dict[str, float]) -> str:
         f"{name} {value:.4g}" if isinstance(value, int | float) else f"{name} {value}"
         for name, value in metrics.items()
     )
+
+
+def advice(metrics: dict[str, float]) -> list[str]:
+    """Return what to do about metrics that are no numbers."""
+    bad = [name for name, value in metrics.items() if not math.isfinite(float(value))]
+    if not bad:
+        return []
+    if len(bad) < len(metrics):
+        return [f"{', '.join(bad)} cannot be told on this data, though other metrics can: look at how it is computed"]
+    return ["no metric is a number: the run diverged; lower the learning rate, or clip: grad_transforms=ClipNorm(1.0)"]
+
+
+def advice_of(study: Any) -> list[str]:
+    """Return what to do where a study's metric is a number in no run of any arm: no interval can say it."""
+    facts = study.to_dict()
+    if any(value is not None for arm in facts["arms"] for value in arm["values"]):
+        return []
+    metric, one = facts["metric"], next(iter(sorted((study.folder / "runs").glob("*"))), study.folder)
+    if all(arm["cost"]["steps"] for arm in facts["arms"]):
+        return [
+            f"{metric} is a number in no run, although they trained to the end: look at how it is computed on this "
+            f"data; what one run measured: regimes show {one}"
+        ]
+    return [
+        f"{metric} is a number in no run: lower the learning rates, or clip (grad_transforms=ClipNorm(1.0)); where one "
+        f"run went wrong: regimes show {one}"
+    ]
 
 
 def table(rows: list[list[str]], head: list[str]) -> str:

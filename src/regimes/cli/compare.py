@@ -15,7 +15,7 @@ from regimes.cli import common
 @click.argument("file")
 @click.option("--out", metavar="DIR", help="The study's folder. [default: runs/NAME]")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Runs side by side.")
-@click.option("--seeds", type=click.IntRange(min=2), help="Instead of the file's number of seeds.")
+@click.option("--seeds", type=int, help="Instead of the file's number of seeds.")
 @common.edits
 @common.progress
 @common.as_json
@@ -48,8 +48,9 @@ def command(
     else:
         folders = (str(found.path.resolve().parent), str(Path.cwd()))
         make = (specs.workload_in, (found.workload_spec, folders))
+    before = common.facts_before(out if out is not None else Path("runs") / settings["name"])
     again = _command(file, out, workers, edits)
-    with common.continued_by(again), found.located(""):
+    with common.continued_by(again), common.given_as(seeds=seeds, out=out, workers=workers), found.located(""):
         study = study_compare.compare(
             found.workload,
             found.arms,
@@ -61,11 +62,13 @@ def command(
             make=make,
             **settings,
         )
-    page = study.report()
+    page = common.page_of(study, before)
     if as_json:
         common.print_json(study.to_dict() | {"report": str(page)})
         return
     click.echo(str(study))
+    for text in common.advice_of(study):
+        click.echo(f"advice: {text}")
     click.echo(f"Report: {page}")
 
 

@@ -10,7 +10,7 @@ from regimes.cli import common
 @common.command("demo", "regimes demo --workers 2")
 @click.option("--out", metavar="DIR", default="runs/demo", show_default=True, help="The study's folder.")
 @click.option("--workers", type=click.IntRange(min=1), help="Runs side by side. [default: the number of cores]")
-@click.option("--seeds", type=click.IntRange(min=2), default=8, show_default=True, help="Paired seeds.")
+@click.option("--seeds", type=int, default=8, show_default=True, help="Paired seeds.")
 @common.progress
 @common.as_json
 def command(out: str, workers: int | None, seeds: int, progress: bool | None, as_json: bool) -> None:
@@ -21,9 +21,10 @@ def command(out: str, workers: int | None, seeds: int, progress: bool | None, as
     """
     from regimes.recipes import demo
 
-    with common.continued_by("regimes demo"):
+    before = common.facts_before(out)
+    with common.continued_by("regimes demo"), common.given_as(seeds=seeds, out=out):
         study = demo.main(out, seeds=seeds, workers=workers, progress=progress)
-    page = study.report()
+    page = common.page_of(study, before)
     if as_json:
         common.print_json(study.to_dict() | {"report": str(page)})
         return

@@ -41,15 +41,19 @@ def _shown(value: str | None) -> str:
 
 def _declaration(text: str) -> dict[str, Any]:
     from regimes.core.errors import DeclarationError, nearest
-    from regimes.study import files
+    from regimes.study import files, places
 
     if (Path(text) / "run.json").is_file():
         return _of_run(Path(text))
     file, colon, arm = text.rpartition(":")
     if not colon or Path(text).is_file():
         file, arm = text, ""
+    if Path(text).is_dir() or not file.endswith(places.SUFFIXES):
+        raise DeclarationError(_refused(text))
     found = files.read(file, workload=False)
     if isinstance(found, files.RunFile):
+        if arm:
+            raise DeclarationError(f"got '{text}', but {file} declares one run, without arms; write {file}")
         return {"workload": found.workload_spec, "seed": found.seed, "regime": found.regime}
     if arm not in found.arms:
         hint = nearest(arm, found.arms) if arm else f"name one, for example {file}:{next(iter(found.arms))}"
@@ -57,8 +61,19 @@ def _declaration(text: str) -> dict[str, Any]:
     return {"workload": found.workload_spec, "seed": None, "regime": found.arms[arm]}
 
 
+def _refused(text: str) -> str:
+    from regimes import atlas
+    from regimes.study import places
+
+    sentence = f"got '{text}'; allowed: a declaration file, FILE:ARM, or a run's folder"
+    if atlas.find(text) is not None:
+        return f"{sentence}; it is a component; look at it with: regimes show {text}"
+    return places.refused(sentence, text)
+
+
 def _of_run(folder: Path) -> dict[str, Any]:
     from regimes.cli.resume import user_modules
+    from regimes.core.errors import DeclarationError
     from regimes.core.notation import parse
     from regimes.engine.folder import read_json
     from regimes.study import specs
@@ -67,4 +82,10 @@ def _of_run(folder: Path) -> dict[str, Any]:
     specs.importable(Path(declared["directory"]))
     user_modules(declared)
     seed = declared["identity"]["seed"]
-    return {"workload": declared["workload_spec"], "seed": seed, "regime": parse(declared["regime"])}
+    try:
+        regime = parse(declared["regime"])
+    except DeclarationError as why:
+        raise DeclarationError(
+            f"{folder} holds a regime that only its program can build ({declared['regime']}): {why}"
+        ) from None
+    return {"workload": declared["workload_spec"], "seed": seed, "regime": regime}

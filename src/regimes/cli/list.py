@@ -37,13 +37,7 @@ def command(kind: str | None, axis: str | None, everything: bool, as_json: bool)
     model_transform or probe.
     """
     kinds = atlas.KINDS if kind is None else (kind,)
-    chosen = [
-        entry
-        for entry in atlas.load()["components"]
-        if entry["kind"] in kinds
-        and (axis is None or axis in entry["axes"])
-        and (everything or entry["shelf"] == "core")
-    ]
+    chosen = _chosen(kinds, axis, everything)
     others = _third_party() if everything and axis is None and kind is None else []
     if as_json:
         common.print_json(chosen + others)
@@ -61,6 +55,18 @@ def command(kind: str | None, axis: str | None, everything: bool, as_json: bool)
         click.echo(f"  {entry['name']}  {entry['module']}")
     if not chosen:
         click.echo("none", err=True)
+    more = 0 if everything else len(_chosen(kinds, axis, everything=True)) - len(chosen)
+    click.echo(f"{f'{more} more with --all; ' if more else ''}one's card: regimes show NAME", err=True)
+
+
+def _chosen(kinds: Any, axis: str | None, everything: bool) -> list[dict[str, Any]]:
+    return [
+        entry
+        for entry in atlas.load()["components"]
+        if entry["kind"] in kinds
+        and (axis is None or axis in entry["axes"])
+        and (everything or entry["shelf"] == "core")
+    ]
 
 
 def _third_party() -> list[dict[str, str]]:

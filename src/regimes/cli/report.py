@@ -36,11 +36,13 @@ def load(path: str) -> Any:
     """
     from regimes.core.errors import ResumeError
     from regimes.engine.folder import read_json
+    from regimes.study import places
     from regimes.study.study import Study
 
     file = Path(path) / "study.json" if Path(path).is_dir() else Path(path)
-    if not file.is_file():
-        raise ResumeError(f"{path} is no study: there is no {file}")
+    if not file.is_file() or file.suffix != ".json":
+        why = f"there is no {file}" if Path(path).is_dir() else "a study is a folder that regimes compare has written"
+        raise ResumeError(places.refused(f"{path} is no study: {why}", path))
     facts = read_json(file)
     if "arms" not in facts or "sentence" not in facts:
         raise ResumeError(f"{file} is no study: it holds no arms")

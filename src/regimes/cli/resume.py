@@ -41,7 +41,9 @@ def _declared(folder: Path, called: str) -> dict[str, Any]:
     from regimes.core.errors import ResumeError
 
     if not (folder / "run.json").is_file():
-        raise ResumeError(f"{called} is no run folder: it holds no run.json")
+        from regimes.study import places
+
+        raise ResumeError(places.refused(f"{called} is no run folder: it holds no run.json", called))
     try:
         declared = json.loads((folder / "run.json").read_text())
     except ValueError as why:
@@ -66,15 +68,16 @@ def _continue(folder: Path, declared: dict[str, Any], progress: bool | None) -> 
     options = dict(declared["options"])
     options["probes"] = [parse(text) for text in options.get("probes", ())]
     before = (folder / "result.json").exists()
-    result = api.run(
-        specs.load_workload(declared["workload_spec"]),
-        parse(declared["regime"]),
-        declared["identity"]["seed"],
-        out=folder,
-        progress=progress,
-        workload_spec=declared["workload_spec"],
-        **options,
-    )
+    with common.shown_by(folder):
+        result = api.run(
+            specs.load_workload(declared["workload_spec"]),
+            parse(declared["regime"]),
+            declared["identity"]["seed"],
+            out=folder,
+            progress=progress,
+            workload_spec=declared["workload_spec"],
+            **options,
+        )
     return result, before
 
 

@@ -35,7 +35,6 @@ def command(
     same bits. A finished run is not trained again.
     """
     from regimes.core.errors import DeclarationError
-    from regimes.core.notation import parse
     from regimes.engine import api
     from regimes.study import files
 
@@ -47,15 +46,29 @@ def command(
     if validate is not None:
         options["validate"] = validate
     if probes:
-        options["probes"] = [parse(text) for text in probes]
+        options["probes"] = [_probe(text) for text in probes]
     folder = Path(out) if out is not None else Path("runs") / f"{found.path.stem}-seed{seed}"
     before = (folder / "result.json").exists()
-    with found.located("regime"):
+    with common.shown_by(folder), common.given_as(validate=validate, out=folder), found.located("regime"):
         result = api.run(
             found.workload, found.regime, seed, out=folder, progress=progress,
             workload_spec=found.workload_spec, **options,
         )  # fmt: skip
     report(result, finished_before=before, as_json=as_json)
+
+
+def _probe(text: str) -> Any:
+    from regimes.core.errors import DeclarationError
+    from regimes.core.kinds import Probe
+    from regimes.core.notation import parse
+
+    try:
+        made = parse(text, ("probe",))
+    except DeclarationError as why:
+        raise why.within("--probe") from None
+    if not isinstance(made, Probe):
+        raise DeclarationError(f"got '{text}'; allowed: a probe, for example GradientNorm", "--probe")
+    return made
 
 
 def report(result: Any, *, finished_before: bool, as_json: bool) -> None:
@@ -81,4 +94,6 @@ def report(result: Any, *, finished_before: bool, as_json: bool) -> None:
     click.echo(f"  {common.numbers(result.metrics)}  ({result.weights} weights)")
     for note in result.notes:
         click.echo(f"  note: {note}")
+    for text in common.advice(result.metrics):
+        click.echo(f"  advice: {text}")
     click.echo(f"  {result.folder}")

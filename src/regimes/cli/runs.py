@@ -3,48 +3,74 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from regimes.cli import common
 
 
-@common.command("runs", "regimes runs runs --json")
+@common.command("runs", "regimes runs runs --all")
 @click.argument("root", default="runs")
+@click.option("--all", "everything", is_flag=True, help="The runs of studies, too, one line each.")
 @common.as_json
-def command(root: str, as_json: bool) -> None:
+def command(root: str, everything: bool, as_json: bool) -> None:
     """List the runs below a folder.
 
-    Read from the index beside the run folders; `regimes index` writes it anew. [default: runs]
+    What stands on disk is told, index or not; `regimes index` makes it quick for thousands. Runs of studies are
+    counted, a line per study; --all lists them, and --json always does. [default: runs]
     """
+    from regimes.cli import folders
     from regimes.core.errors import ResumeError
-    from regimes.engine import index
+    from regimes.study import places
 
     if not Path(root).is_dir():
-        raise ResumeError(f"there is no folder {root}")
-    rows = index.rows(Path(root))
+        raise ResumeError(places.refused(f"there is no folder {root}", root))
+    rows = folders.rows(Path(root))
     if as_json:
         common.print_json(rows)
         return
     if not rows:
-        click.echo(f"no runs in the index of {root}; after moving folders: regimes index {root}")
+        click.echo(f"no runs below {root}")
         return
-    shown = [
-        [
-            _relative(row["path"], root),
-            str(row["workload"]),
-            str(row["seed"]),
-            str(row["status"]),
-            str(row["step"]),
-            common.numbers(row["metrics"]),
+    # A study that was asked for by name shows its runs.
+    inside = {} if everything else _by_study([row for row in rows if row["study"] not in (None, str(Path(root)))])
+    shown = [row for row in rows if row["study"] not in inside]
+    if shown:
+        cells = [
+            [
+                _relative(row["path"], root),
+                str(row["workload"]),
+                str(row["seed"]),
+                str(row["status"]),
+                str(row["step"]),
+                common.numbers(row["metrics"]),
+            ]
+            for row in shown
         ]
-        for row in rows
-    ]
-    click.echo(common.table(shown, ["run", "workload", "seed", "status", "step", "metrics"]))
+        click.echo(common.table(cells, ["run", "workload", "seed", "status", "step", "metrics"]))
+    for study, members in inside.items():
+        click.echo(f"study {_relative(study, root)}: {_counted(members)}")
+    hidden = sum(map(len, inside.values()))
+    if hidden:
+        one = next(iter(inside))
+        click.echo(f"{hidden} runs of studies are not listed; regimes runs {root} --all, or regimes show {one}")
+
+
+def _by_study(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["study"], []).append(row)
+    return found
+
+
+def _counted(rows: list[dict[str, Any]]) -> str:
+    states = [row["status"] for row in rows]
+    return f"{len(rows)} runs, " + ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
 
 
 def _relative(path: str, root: str) -> str:
     try:
-        return str(Path(path).resolve().relative_to(Path(root).resolve()))
+        return str(Path(path).relative_to(root))
     except ValueError:
         return path

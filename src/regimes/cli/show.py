@@ -45,11 +45,17 @@ def command(name: str, as_json: bool) -> None:
 def _show_component(name: str, as_json: bool) -> None:
     from regimes import atlas
     from regimes.core.errors import DeclarationError, nearest
+    from regimes.study import places
 
     entry = atlas.find(name)
     if entry is None:
-        hint = nearest(name, [e["name"] for e in atlas.load()["components"]])
-        raise DeclarationError(f"there is no component and no folder '{name}'; {hint}")
+        if Path(name).exists():
+            sentence = f"got '{name}'; allowed: a component, a run's folder or a study's"
+            raise DeclarationError(places.refused(sentence, name))
+        sentence = f"there is no component and no folder '{name}'"
+        if "/" in name or "." in name:
+            raise DeclarationError(places.refused(sentence, name))
+        raise DeclarationError(f"{sentence}; {nearest(name, [e['name'] for e in atlas.load()['components']])}")
     if as_json:
         common.print_json(entry | {"verdicts": atlas.verdicts(entry["name"]), "doc": atlas.docstring(entry)})
         return
@@ -73,6 +79,7 @@ def _show_component(name: str, as_json: bool) -> None:
 
 
 def _show_run(folder: Path, as_json: bool) -> None:
+    from regimes.cli.folders import standing
     from regimes.engine import records
     from regimes.engine.folder import read_json
     from regimes.engine.index import facts_of
@@ -80,9 +87,12 @@ def _show_run(folder: Path, as_json: bool) -> None:
 
     declared = read_json(folder / "run.json")
     facts: dict[str, Any] = facts_of(declared, folder)
+    if facts["status"] != "finished":
+        facts |= standing(folder, declared.get("options", {}).get("give_up", 10))
     rows, said = records.read(folder)
     losses = [row["loss"] for row in rows if isinstance(row.get("loss"), int | float)]
     facts |= {"steps_recorded": len(rows), "seconds": records.seconds(folder), "notes": said}
+    facts |= _skipped(rows)
     if as_json:
         common.print_json(facts | {"folder": str(folder), "command": declared.get("command")})
         return
@@ -93,7 +103,33 @@ def _show_run(folder: Path, as_json: bool) -> None:
         click.echo(f"  loss {losses[0]:.4g} {sparkline(drawn, 48)} {losses[-1]:.4g}   {facts['seconds']:.1f} s")
     if facts["metrics"]:
         click.echo(f"  {common.numbers(facts['metrics'])}")
+    if facts["skipped"]:
+        click.echo(f"  skipped: {facts['skipped']} of {len(rows)} steps, {_first_skip(facts['first_skipped'])}")
     for note in said:
         click.echo(f"  note: {note}")
+    for text in common.advice(facts["metrics"] or {}):
+        click.echo(f"  advice: {text}")
     if facts["status"] != "finished":
-        click.echo(f"  continue with: regimes resume {folder}")
+        click.echo(f"  {_onwards(folder, facts['status'])}")
+
+
+def _skipped(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """How many steps were skipped, those of trials apart, and the record of the first."""
+    found = [row for row in rows if "skipped" in row and "trial" not in row]
+    return {"skipped": len(found), "first_skipped": found[0] if found else None}
+
+
+def _first_skip(row: dict[str, Any]) -> str:
+    why = row["skipped"] if ":" in row["skipped"] else f"the {row['skipped']} was not finite"
+    where = f" in layer '{row['layer']}'" if row.get("layer") else ""
+    numbers = row.get("examples") or []
+    shown = ", ".join(map(str, numbers[:6])) + (", ..." if len(numbers) > 6 else "")
+    return f"the first at step {row['step']}: {why}{where}" + (f"; examples: {shown}" if numbers else "")
+
+
+def _onwards(folder: Path, status: str) -> str:
+    if status == "running":
+        return "a process is training it"
+    if status == "diverged":
+        return "it gave up: too many steps in a row were not finite; change the regime, it ends here again"
+    return f"continue with: regimes resume {folder}"

@@ -21,7 +21,7 @@ TIME_UNITS = {
 }
 TIME_UNITS |= {"h": 3600.0, "hour": 3600.0, "hours": 3600.0}
 _SCALES = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
-_PATTERN = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([kMBGT]?)\s*([A-Za-z%]+)\s*$")
+_PATTERN = re.compile(r"^\s*([+-]?[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([kMBGT]?)\s*([A-Za-z%]+)\s*$")
 _TIME = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*([a-z]+)\s*$")
 _SINGULAR = {"step": "steps", "epoch": "epochs", "sample": "samples", "token": "tokens", "flop": "flops"}
 _EXAMPLES = "write for example '500 steps', '2 epochs', '64k samples', '1B tokens', '1e15 flops' or '5%'"

@@ -160,7 +160,8 @@ def coerce_knob(value: Any, spec: Spec, key: str) -> Any:
     from regimes.core.kinds import Controller, Schedule
 
     if isinstance(value, str):
-        value = parsed(value, key)
+        allowed = f"{spec.allowed()}, a schedule such as Cosine(...), or a controller"
+        value = parsed(value, key, allowed, ("schedule", "controller"))
     if isinstance(value, Schedule | Controller):
         return value
     if value is None and spec.optional:
@@ -178,14 +179,32 @@ def coerce_knob(value: Any, spec: Spec, key: str) -> Any:
     return float(value)
 
 
-def parsed(text: str, key: str) -> Any:
-    """Read notation that stands where a component or number is expected."""
+def parsed(text: str, key: str, allowed: str = "", kinds: tuple[str, ...] = ()) -> Any:
+    """Read notation that stands where a component or number is expected.
+
+    Parameters
+    ----------
+    text, key : str
+    allowed : str
+        What is allowed, said where the text is a word that names nothing; of names, the nearest of these `kinds`.
+    """
     from regimes.core.notation import parse
 
     try:
-        return parse(text)
+        return parse(text, kinds)
     except DeclarationError as why:
+        word = text.strip()
+        if allowed and word.isidentifier() and word not in _names(()):
+            hint = nearest(word, _names(kinds)) if kinds else ""
+            more = f"; {hint}" if hint.startswith("did you mean") else ""
+            raise DeclarationError(f"got {show(text)}; allowed: {allowed}{more}", key) from None
         raise why.within(key) from None
+
+
+def _names(kinds: tuple[str, ...]) -> list[str]:
+    from regimes.core.registry import REGISTRY
+
+    return [cls.__name__ for kind in kinds for cls in REGISTRY.classes(kind)] if kinds else REGISTRY.names()
 
 
 def coerce(value: Any, annotation: Any, spec: Spec, key: str) -> Any:
@@ -203,7 +222,7 @@ def coerce(value: Any, annotation: Any, spec: Spec, key: str) -> Any:
     kinds = tuple(c for c in choices if isinstance(c, type) and issubclass(c, Component))
     if kinds:
         if isinstance(value, str):
-            value = parsed(value, key)
+            value = parsed(value, key, kinds=tuple(kind.kind for kind in kinds if kind.kind))
         if float in choices and isinstance(value, int | float) and not isinstance(value, bool):
             spec.check(value, key)
             return float(value)
@@ -229,6 +248,8 @@ def _wrong_kind(value: Any, kinds: tuple[type, ...]) -> str:
     got = f"a {value.kind} ({show(value)})" if isinstance(value, Component) else show(value)
     if isinstance(value, type) and issubclass(value, kinds):
         return f"got the class {value.__name__}; write {value.__name__}(...)"
+    if callable(value) and any(getattr(kind, "kind", "") == "loss" for kind in kinds):
+        words += ": FromFunction(...) of a function (model, batch), FromCriterion(...) of a criterion"
     return f"got {got}; allowed: {words}"
 
 
@@ -247,8 +268,10 @@ def _coerce_tuple(value: Any, annotation: Any, spec: Spec, key: str) -> tuple[An
 
 def _coerce_plain(value: Any, annotation: Any, choices: tuple[Any, ...], spec: Spec, key: str) -> Any:
     numeric = float in choices or int in choices
+    if int in choices and float not in choices:
+        spec = dataclasses.replace(spec, integer=True)
     if isinstance(value, str) and numeric and str not in choices:
-        value = _parsed_number(value, choices, key)
+        value = _parsed_number(value, choices, spec, key)
     if float in choices and isinstance(value, int) and not isinstance(value, bool) and int not in choices:
         if not _is_finite(value):
             raise DeclarationError(f"got {show(value)}; allowed: {spec.allowed()}", key)
@@ -264,11 +287,11 @@ def _coerce_plain(value: Any, annotation: Any, choices: tuple[Any, ...], spec: S
     return value
 
 
-def _parsed_number(text: str, choices: tuple[Any, ...], key: str) -> Any:
+def _parsed_number(text: str, choices: tuple[Any, ...], spec: Spec, key: str) -> Any:
     """Read a number written as notation; where words are allowed beside numbers, other text is left to the refusal."""
     words = any(typing.get_origin(choice) is typing.Literal for choice in choices)
     try:
-        return parsed(text, key)
+        return parsed(text, key, spec.allowed())
     except DeclarationError:
         if words:
             return text
@@ -281,6 +304,8 @@ def printed(value: Any) -> str:
         return repr(str(value))
     if isinstance(value, tuple):
         return f"[{', '.join(printed(item) for item in value)}]"
+    if isinstance(value, types.FunctionType | types.MethodType):
+        return f"{value.__module__}:{value.__qualname__}"  # where it is found, the same in every process
     return repr(value)
 
 

@@ -13,7 +13,7 @@ import re
 import warnings
 from typing import Any
 
-from regimes.core.errors import DeclarationError, show
+from regimes.core.errors import DeclarationError, nearest, show
 from regimes.core.registry import REGISTRY, USER_MODULES, user_class
 
 MAX_LENGTH = 20_000
@@ -23,8 +23,14 @@ _USER = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)(?=\s*\(|\s*$)")
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 
 
-def parse(text: str) -> Any:
+def parse(text: str, kinds: tuple[str, ...] = ()) -> Any:
     """Return the value that `text` denotes.
+
+    Parameters
+    ----------
+    text : str
+    kinds : tuple of str
+        Plug-in kinds that may stand here, for a refusal that names the nearest of them; empty is any.
 
     Raises
     ------
@@ -55,6 +61,7 @@ def parse(text: str) -> Any:
     if sum(1 for _ in ast.walk(tree)) > MAX_NODES:
         raise DeclarationError(f"got {show(text)}, with more than {MAX_NODES} parts")
     try:
+        _refuse_other_kinds(tree.body, kinds)
         return _Reader(users).read(tree.body, 0)
     except DeclarationError as why:
         if why.key:
@@ -79,6 +86,20 @@ def _mask_user_classes(text: str, users: dict[str, str]) -> str:
         return name
 
     return _USER.sub(mask, text)
+
+
+def _refuse_other_kinds(node: ast.expr, kinds: tuple[str, ...]) -> None:
+    """Refuse a whole text that names no component of these kinds, before anything is built."""
+    name = node.func if isinstance(node, ast.Call) else node
+    if not kinds or not isinstance(name, ast.Name) or name.id.startswith("_user_"):
+        return
+    words = " or ".join(f"a{'n' if kind[0] in 'aeiou' else ''} {kind}" for kind in kinds)
+    options = [cls.__name__ for kind in kinds for cls in REGISTRY.classes(kind)]
+    if name.id not in REGISTRY.names():
+        raise DeclarationError(f"there is no component '{name.id}'; {nearest(name.id, options)}")
+    found = getattr(REGISTRY.find(name.id), "kind", None)
+    if found is not None and found not in kinds:
+        raise DeclarationError(f"{name.id} is a{'n' if found[0] in 'aeiou' else ''} {found}; allowed: {words}")
 
 
 class _Reader:

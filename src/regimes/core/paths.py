@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import hashlib
+import inspect
 import json
+import re
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +17,9 @@ from regimes.core.duration import Duration
 from regimes.core.errors import DeclarationError, nearest
 from regimes.core.fields import UNSET, printed, table
 from regimes.core.kinds import Controller, Schedule
+
+#: Where an object lies in memory, which its declaration does not say.
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def walk(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -114,6 +121,7 @@ def edit(root: Any, edits: Mapping[str, Any], flatten: bool = False) -> Any:
 
 def expand(root: Any, key: str) -> list[str]:
     """Return the exact paths that an edit's key stands for."""
+    hint = getattr(root, "hint", nearest)
     real = [path for path, _ in walk(root)]
     made = list(virtual(root))
     if "*" in key:
@@ -121,7 +129,7 @@ def expand(root: Any, key: str) -> list[str]:
         # A pattern such as *.lr.peak has to fit a regime whose paths begin with the rate's owner, too.
         found = found or [path for path in dict.fromkeys(real + made) if fnmatch.fnmatchcase(f".{path}", key)]
         if not found:
-            raise DeclarationError(f"fits no knob; {nearest(key.rsplit('.', 1)[-1], _leaves(real))}", key)
+            raise DeclarationError(f"fits no knob; {hint(key.rsplit('.', 1)[-1], _leaves(real))}", key)
         return found
     if key in real or key in made:
         return [key]
@@ -135,7 +143,7 @@ def expand(root: Any, key: str) -> list[str]:
         raise DeclarationError(f"fits {len(found)} places ({', '.join(found[:4])}); write one, or '*.{key}'", key)
     if _can_hold(root, key):
         return [key]
-    raise DeclarationError(f"there is no '{key}' here; {nearest(key.rsplit('.', 1)[-1], _leaves(real))}", key)
+    raise DeclarationError(f"there is no '{key}' here; {hint(key.rsplit('.', 1)[-1], _leaves(real))}", key)
 
 
 def _ending(root: Any, real: list[str], made: list[str], key: str) -> list[str]:
@@ -246,7 +254,10 @@ def diff(old: Any, new: Any, prefix: str = "") -> list[Difference]:
 
 
 def canonical(value: Any) -> Any:
-    """Return a JSON-able full form of a declaration, independent of defaults and of how numbers were typed."""
+    """Return a JSON-able full form of a declaration, independent of defaults and of how numbers were typed.
+
+    A function of the person's own counts by its name and source, another object by its class and printed form.
+    """
     if isinstance(value, Component):
         items = {name: canonical(getattr(value, name)) for name in table(type(value))}
         return {"class": f"{type(value).__module__}:{type(value).__qualname__}", "fields": items}
@@ -258,7 +269,28 @@ def canonical(value: Any) -> Any:
         return {"float": repr(value + 0.0)}
     if value is UNSET:
         return {"unset": True}
-    return value
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return _canonical_object(value)
+
+
+def _canonical_object(value: Any) -> dict[str, Any]:
+    if isinstance(value, functools.partial):
+        options = {str(name): canonical(item) for name, item in value.keywords.items()}
+        return {"partial": canonical(value.func), "values": canonical(value.args), "options": options}
+    if isinstance(value, types.FunctionType | types.MethodType):
+        return {"function": printed(value), "source": _source(value)}
+    cls = type(value)
+    return {"object": f"{cls.__module__}:{cls.__qualname__}", "printed": ADDRESS.sub("", repr(value))}
+
+
+def _source(function: Any) -> str:
+    """The text of a function; where nobody kept it (a prompt, a notebook that is gone), its byte code."""
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        code = function.__code__
+        return f"{code.co_code.hex()} {ADDRESS.sub('', repr(code.co_consts))}"
 
 
 def digest(value: Any) -> str:

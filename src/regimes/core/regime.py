@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from regimes.core import display, fields, paths
 from regimes.core.component import Component, fixed, knob
 from regimes.core.duration import Duration
-from regimes.core.errors import DeclarationError, nearest, show
+from regimes.core.errors import FOREIGN, DeclarationError, nearest, show
 from regimes.core.fields import UNSET
 from regimes.core.kinds import (
     Augment,
@@ -19,6 +19,7 @@ from regimes.core.kinds import (
     ModelTransform,
     Optimizer,
     Sampler,
+    Schedule,
     Selector,
 )
 from regimes.core.registry import REGISTRY, register
@@ -216,7 +217,7 @@ to change its height edit '.peak', to drop it write Constant(0.001)
         names = [name for name in fields.table(Phase) if name not in ("name", "budget")]
         for name in defaults:
             if name not in names:
-                hint = nearest(name, [*names, "phases", "budget"])
+                hint = field_hint(name, [*names, "phases", "budget"])
                 raise DeclarationError(f"Regime has no field '{name}'; {hint}", name)
         defaults = {name: fields.table(Phase)[name].coerce(value, name) for name, value in defaults.items()}
         given = (Phase(),) if phases is None else fields.table(Regime)["phases"].coerce(phases, "phases")
@@ -244,6 +245,7 @@ to change its height edit '.peak', to drop it write Constant(0.001)
         if len(set(names)) != len(names):
             raise DeclarationError(f"got the names {names}; allowed: each name once", "phases")
         _check_budgets(self)
+        _check_warmups(self)
 
     def __getattr__(self, name: str) -> Any:
         """A field of the phase, where there is one phase: ``base.optimizer``."""
@@ -274,6 +276,10 @@ to change its height edit '.peak', to drop it write Constant(0.001)
     def implied_leads(self) -> tuple[str, ...]:
         """A path without a phase is allowed where there is one phase."""
         return (self.phases[0].name,) if len(self.phases) == 1 else ()
+
+    def hint(self, name: str, options: Iterable[str]) -> str:
+        """Half a sentence for a path that fits nothing here: the nearest, or what it takes to have it."""
+        return field_hint(name, options)
 
     def but(self, edits: Mapping[str, Any] | None = None, /, **more: Any) -> Regime:
         """Return a copy with values replaced, by path or by an ending that fits one path.
@@ -322,6 +328,58 @@ to change its height edit '.peak', to drop it write Constant(0.001)
         return [f"phases={fields.printed(tuple(own))}", *_printed_fields(shared), *budget]
 
     _repr_html_ = display.html
+
+
+#: Where in a phase a component of each kind stands; a schedule or controller stands where a number does.
+_SLOTS = {
+    "augment": "augment",
+    "averager": "average",
+    "controller": "lr",
+    "grad_transform": "grad_transforms",
+    "loss": "loss",
+    "model_transform": "on_entry",
+    "optimizer": "optimizer",
+    "sampler": "sampler",
+    "schedule": "lr",
+    "selector": "selector",
+}
+
+
+#: What people look for in a regime, and where it is.
+_OF_OTHERS = {
+    ("seed", "probes", "validate", "checkpoint", "max_time", "give_up", "out"): "run: rg.run(workload, regime, seed)",
+    ("model", "train", "val", "test", "metrics"): "workload: rg.Workload(model=..., train=..., val=...)",
+}
+
+
+def field_hint(name: str, options: Iterable[str]) -> str:
+    """Return a half sentence for a name that is no field of a regime.
+
+    Examples
+    --------
+    >>> field_hint("clip_norm", ["batch_size", "budget"])
+    'write grad_transforms=ClipNorm(...)'
+    >>> field_hint("lr", ["batch_size", "budget"])
+    'it belongs inside a component, for example AdamW(lr=...)'
+    """
+    options = list(options)
+    for names, owner in _OF_OTHERS.items():
+        if name in names:
+            return f"it belongs to the {owner}"
+    ours = FOREIGN.get(name.lower(), name).rsplit(".", 1)[-1]
+    found = nearest(name, options)
+    if ours in options or not found.startswith("allowed: "):
+        return found
+    called = f"here it is called '{ours}' and" if ours != name else "it"
+    squashed = name.replace("_", "").lower()
+    for cls in REGISTRY.classes():
+        if cls.__name__.lower() == squashed and getattr(cls, "kind", "") in _SLOTS:
+            return f"write {_SLOTS[cls.kind]}={cls.__name__}(...)"  # type: ignore[attr-defined]
+    holders = [cls.__name__ for cls in REGISTRY.classes() if ours in fields.table(cls) and cls not in (Phase, Regime)]
+    if holders:
+        holder = "AdamW" if "AdamW" in holders else holders[0]
+        return f"{called} belongs inside a component, for example {holder}({ours}=...)"
+    return found
 
 
 def _values(phase: Phase) -> dict[str, Any]:
@@ -373,3 +431,14 @@ def _check_budgets(regime: Regime) -> None:
 def _check_amount(budget: Duration, key: str) -> None:
     if budget.value <= 0:
         raise DeclarationError(f"got '{budget}'; allowed: more than nothing", key)
+
+
+def _check_warmups(regime: Regime) -> None:
+    """Refuse a warm-up that no stretch can hold; in other units the length of the stretch is known later."""
+    lead = len(regime.phases) > 1
+    for phase in regime.phases:
+        for path, value in paths.walk(phase, phase.name if lead else ""):
+            if isinstance(value, Schedule) and value.warmup.unit == "%" and value.warmup.value > 100.0:
+                raise DeclarationError(
+                    f"got '{value.warmup}'; allowed: at most 100% of the stretch that it warms up", f"{path}.warmup"
+                )

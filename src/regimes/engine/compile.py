@@ -131,7 +131,9 @@ class CompiledPhase:
             try:
                 if isinstance(value, Controller):
                     controller = self.controllers[path] = value.bind_parts(span)
-                    spec.check(controller.value(controller.init(), Progress(run_fraction=0.0)), "", f"{value!r} begins ")
+                    spec.check(
+                        controller.value(controller.init(), Progress(run_fraction=0.0)), "", f"{value!r} begins "
+                    )
                 else:
                     self.functions[path] = value.bind(span)
                     _check_table(self.functions[path], spec, value)

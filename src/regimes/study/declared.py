@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from regimes.core import fields
-from regimes.core.errors import FOREIGN, DeclarationError, nearest, show
+from regimes.core.errors import DeclarationError, nearest, show
 from regimes.core.notation import parse
-from regimes.core.regime import Phase, Regime
-from regimes.core.registry import REGISTRY
+from regimes.core.regime import Phase, Regime, field_hint
 from regimes.study.leaves import MANGLED, Leaves
 from regimes.study.problems import Problems
 from regimes.study.skeleton import PHASE_FIELDS
@@ -198,12 +197,7 @@ class Reader:
 def _hint(name: str, options: list[str]) -> str:
     if any(letter in name for letter in "()='\"#"):
         return "it looks like a piece of notation that YAML split; write the whole value in single quotes"
-    ours = FOREIGN.get(name.lower(), name).rsplit(".", 1)[-1]
-    holders = [cls.__name__ for cls in REGISTRY.classes() if ours in fields.table(cls) and ours not in _PHASE]
-    if holders and ours not in options:
-        called = f"here it is called '{ours}' and " if ours != name else ""
-        return f"{called}belongs inside a component ({', '.join(holders[:3])}), for example 'AdamW(lr=Cosine(1e-3))'"
-    return nearest(name, options)
+    return field_hint(name, options)
 
 
 def _given(phase: Phase) -> dict[str, Any]:

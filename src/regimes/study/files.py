@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from regimes.core.errors import DeclarationError
-from regimes.study import python_file, yaml_file
+from regimes.study import places, python_file, yaml_file
 from regimes.study.declarations import CompareFile, RunFile
 from regimes.study.edits import edited
 from regimes.study.specs import importable, load_workload
@@ -44,10 +44,10 @@ def read(path: str | Path, edits: Sequence[str] = (), *, workload: bool = True) 
         If a Python file, or the function of a workload, fails.
     """
     file = Path(path)
-    if file.suffix not in (".yaml", ".yml", ".py"):
-        raise DeclarationError(f"got '{path}'; allowed: a file that ends in .yaml, .yml or .py")
+    if file.suffix not in places.SUFFIXES:
+        raise DeclarationError(places.refused(f"got '{path}'; allowed: a file that ends in .yaml, .yml or .py", file))
     if not file.is_file():
-        raise DeclarationError(f"there is no file '{path}'")
+        raise DeclarationError(places.refused(f"there is no file '{path}'", file))
     importable(file.resolve().parent, Path.cwd())
     reader = python_file if file.suffix == ".py" else yaml_file
     found = edited(reader.read_file(file), edits)

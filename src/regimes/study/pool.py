@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 import types
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
 from pathlib import Path
@@ -224,8 +225,10 @@ def _serve(inbox: Any, packed: bytes, place: int, workers: int) -> None:
         os.sched_setaffinity(0, {cores[place % len(cores)]})
     torch.set_num_threads(1)
     try:
-        make, arguments = pickle.loads(packed)
-        workload = make(*arguments)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the study's process built the same workload, and has shown them
+            make, arguments = pickle.loads(packed)
+            workload = make(*arguments)
     except Exception as why:
         inbox.send(f"{type(why).__name__}: {why}")
         return

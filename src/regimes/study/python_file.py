@@ -88,7 +88,10 @@ def workload(value: Any) -> Any:
 
 def workload_of(file: str) -> Any:
     """Import a file and return its workload: what a worker process does."""
-    return workload(load(file).workload)
+    from regimes.study.specs import said_before
+
+    with said_before():
+        return workload(load(file).workload)
 
 
 def read_file(file: Path) -> RunFile | CompareFile:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,16 @@ def load_workload(spec: Any) -> Any:
 def workload_in(spec: Any, folders: tuple[str, ...]) -> Any:
     """Build a workload whose modules lie in `folders`: what a worker process does."""
     importable(*map(Path, folders))
-    return load_workload(spec)
+    with said_before():
+        return load_workload(spec)
+
+
+@contextlib.contextmanager
+def said_before() -> Iterator[None]:
+    """Inside, warnings are dropped: the study's own process built the same workload, and has shown them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def user_module(name: str) -> Any:
