@@ -252,3 +252,24 @@ def test_a_look_at_examples_of_iterable_data_says_what_is_wrong():
     probes = [rg.Sharpness(every="1 steps")]
     records = list(rg.stream(workload(train=data), regime(sampler=rg.Sequential()), probes=probes))
     assert "read in its own order only" in records[0].signals["probe_error"]
+
+
+RUN_REFUSED = [
+    ({"seed": -1}, "seed: got -1; allowed: an integer from 0 on"),
+    ({"seed": 1.5}, "seed: got 1.5; allowed: an integer"),
+    ({"seed": None}, "seed: got None; allowed: an integer"),
+    ({"seed": True}, "seed: got True; allowed: an integer"),
+    ({"give_up": 0}, "give_up: got 0; allowed: an integer from 1 on"),
+    ({"give_up": "3"}, "give_up: got '3'; allowed: an integer"),
+    ({"probes": rg.GradientNorm()}, r"probes: got GradientNorm\(\); allowed: a list of probes"),
+    ({"probes": [rg.GradientNorm]}, r"probes.0: got .*; allowed: a Probe, such as GradientNorm\(\)"),
+    ({"out": ""}, "out: got ''; allowed: a folder"),
+    ({"out": 3}, "out: got 3; allowed: a folder"),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), RUN_REFUSED, ids=repr)
+def test_options_of_a_run_are_refused_before_anything_is_spent(options, said):
+    regime = rg.Regime(optimizer=rg.SGD(lr=0.1), batch_size=8, budget="2 steps")
+    with pytest.raises(rg.DeclarationError, match=f"^{said}"):
+        rg.run(workload(), regime, progress=False, **options)

@@ -235,7 +235,7 @@ REFUSED = [
     (BODY + "checkpoint: 5%\n", r"6: checkpoint: stands at the top of the file, but belongs under options:"),
     (BODY + "arms: {}\n", r"2: regime: stands beside arms: or compare:"),
     (BODY + "options: {probes: [Foo]}\n", r"6: options.probes: got 'Foo': there is no component 'Foo'"),
-    (BODY + "options: {probes: EMA}\n", r"6: options.probes: got EMA\(\); allowed: a Probe"),
+    (BODY + "options: {probes: EMA}\n", r"6: options.probes: got 'EMA': EMA is an averager; allowed: a probe"),
     (BODY + "options: {validate: 5 parsecs}\n", r"6: options.validate: got '5 parsecs'"),
     (BODY + "options: {max_time: soon}\n", r"6: options.max_time: got 'soon'; write a time"),
     (BODY + "options: {give_up: 0}\n", r"6: options.give_up: got 0; allowed: greater than or equal to 1"),

@@ -249,7 +249,9 @@ def _wrong_kind(value: Any, kinds: tuple[type, ...]) -> str:
     if isinstance(value, type) and issubclass(value, kinds):
         return f"got the class {value.__name__}; write {value.__name__}(...)"
     if callable(value) and any(getattr(kind, "kind", "") == "loss" for kind in kinds):
-        words += ": FromFunction(...) of a function (model, batch), FromCriterion(...) of a criterion"
+        words += (
+            ": FromFunction(...) of a function (model, batch), FromCriterion(...) of a criterion with reduction='none'"
+        )
     return f"got {got}; allowed: {words}"
 
 

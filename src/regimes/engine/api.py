@@ -11,8 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from regimes.core.duration import Duration, seconds
 from regimes.core.errors import DeclarationError, RegimesError, show
+from regimes.core.kinds import Probe
 from regimes.core.regime import Regime
 from regimes.engine import index, records
 from regimes.engine.folder import Folder
@@ -238,14 +241,30 @@ def _plain_options(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _options(workload: Any, regime: Any, **options: Any) -> dict[str, Any]:
+def _options(workload: Any, regime: Any, seed: Any, **options: Any) -> dict[str, Any]:
     if not isinstance(workload, Workload):
         raise DeclarationError(f"got {show(workload)}; allowed: a Workload", "workload")
     if not isinstance(regime, Regime):
         raise DeclarationError(f"got {show(regime)}; allowed: a Regime", "regime")
-    if options["out"] is not None and Path(options["out"]).is_file():
-        raise DeclarationError(f"got '{options['out']}', which is a file; allowed: a folder, new or of this run", "out")
+    _whole("seed", seed, 0, 2**63 - 1)
+    _whole("give_up", options["give_up"], 1, 2**63 - 1)
+    if not isinstance(options["probes"], list | tuple):
+        raise DeclarationError(f"got {show(options['probes'])}; allowed: a list of probes", "probes")
+    for place, probe in enumerate(options["probes"]):
+        if not isinstance(probe, Probe):
+            raise DeclarationError(f"got {show(probe)}; allowed: a Probe, such as GradientNorm()", f"probes.{place}")
+    out = options["out"]
+    if out is not None and (not isinstance(out, str | Path) or not str(out)):
+        raise DeclarationError(f"got {show(out)}; allowed: a folder, or None for none", "out")
+    if out is not None and Path(out).is_file():
+        raise DeclarationError(f"got '{out}', which is a file; allowed: a folder, new or of this run", "out")
     return options
+
+
+def _whole(key: str, value: Any, low: int, high: int) -> None:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or not low <= value <= high:
+        raise DeclarationError(f"got {show(value)}; allowed: an integer from {low} on", key)
 
 
 def stream(
@@ -268,6 +287,7 @@ def stream(
     options = _options(
         workload,
         regime,
+        seed,
         out=out,
         validate=validate,
         probes=probes,
@@ -352,6 +372,7 @@ def run(
     options = _options(
         workload,
         regime,
+        seed,
         out=out,
         validate=validate,
         probes=probes,

@@ -236,18 +236,17 @@ class _Knobs:
 
 
 def _check_table(function: Callable[[Progress], float], spec: Spec, schedule: Schedule) -> None:
-    for fraction in TABLE:
+    for fraction in TABLE.tolist():
         try:
-            value = function(Progress(fraction=float(fraction), run_fraction=float(fraction)))
+            value = function(Progress(fraction=fraction, run_fraction=fraction))
             # An integer knob is used rounded: 0.4 of a batch would be 0.
-            spec.check(
-                round_half_up(value) if spec.integer else value,
-                "",
-                f"{schedule!r} at {fraction:.1%} of the stretch ",
-            )
-        except (DeclarationError, ValueError, OverflowError) as why:
-            message = why.message if isinstance(why, DeclarationError) else f"{schedule!r} is not finite"
-            raise DeclarationError(message) from None
+            used = round_half_up(value) if spec.integer else value
+        except (ValueError, OverflowError):
+            raise DeclarationError(f"{schedule!r} is not finite") from None
+        try:
+            spec.check(used, "", "")
+        except DeclarationError as why:
+            raise DeclarationError(f"{schedule!r} at {fraction:.1%} of the stretch {why.message}") from None
 
 
 def _rebuilder(root: Component, paths_: list[str]) -> Callable[[Any, dict[str, float]], Any]:

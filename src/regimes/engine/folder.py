@@ -200,7 +200,8 @@ def _regime_difference(old: str, new: str) -> str:
         before, after = parse(old), parse(new)
         if isinstance(before, Regime) and isinstance(after, Regime):
             rows = [f"{d.path}: {d.old} -> {d.new}" for d in before.diff(after)]
-            return "it differs in " + "; ".join(rows) + "; give another out="
+            if rows:
+                return "it differs in " + "; ".join(rows) + "; give another out="
     except ValueError:
         pass
     return f"there stands {old}; give another out="

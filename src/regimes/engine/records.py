@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from regimes.core.errors import ResumeError
 from regimes.engine.step import Record
 
 BATCH = 64
@@ -65,10 +66,16 @@ class RecordWriter:
             last = self._waiting[-1].at.step
             text = "".join([line(record) + "\n" for record in self._waiting])
             self._waiting.clear()
-            self._file.write(text.encode())
-            self._file.flush()
-            with self._times.open("a") as times:
-                times.write(_encode({"step": last, "seconds": round(time.perf_counter() - self._began, 4)}) + "\n")
+            try:
+                self._file.write(text.encode())
+                self._file.flush()
+                with self._times.open("a") as times:
+                    times.write(_encode({"step": last, "seconds": round(time.perf_counter() - self._began, 4)}) + "\n")
+            except OSError as why:
+                raise ResumeError(
+                    f"the records up to step {last} could not be written ({why.strerror or why}); mend it and run: "
+                    f"regimes resume {self.path.parent}"
+                ) from None
 
     def mark(self) -> int:
         """Bring everything to disk and return the length of the file: what a checkpoint remembers."""

@@ -43,7 +43,7 @@ def options_of(
     except DeclarationError as why:
         problems.add("options.max_time", why.message, _line(root, "options.max_time"))
     try:
-        found = [*probes, *(parse(text) for text in texts)]
+        found = [*probes, *(parse(text, ("probe",)) for text in texts)]
     except DeclarationError as why:
         problems.add("options.probes", why.message, _line(root, "options.probes"))
         return given
