@@ -115,5 +115,5 @@ def test_inside_groups_both_kinds_of_weights_are_put_together(hand):
     "make", [lambda: rg.ScheduleFreeSGD(momentum=0.0), lambda: rg.ScheduleFreeAdamW(betas=(0, 0.9))]
 )
 def test_no_interpolation_is_refused(make):
-    with pytest.raises(rg.DeclarationError, match=r"(momentum|betas\.0): got 0\.0; allowed: .*> 0"):
+    with pytest.raises(rg.DeclarationError, match=r"(momentum|betas\.0): got 0(\.0)?; allowed: .*> 0"):
         make()

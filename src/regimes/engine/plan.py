@@ -141,13 +141,17 @@ def _located(plan: Plan, view: SourceView) -> Plan:
 def _fetch_mixed(plan: Plan, sources: Mapping[str, Source], names: list[str], device: torch.device) -> Any:
     assert plan.sources is not None
     pieces, places = [], []
-    for number in np.unique(plan.sources):
+    for number in np.flatnonzero(np.bincount(plan.sources)):
         where = np.flatnonzero(plan.sources == number)
         columns = {n: v[where] if isinstance(v, np.ndarray) else v for n, v in plan.columns.items()}
         pieces.append(sources[names[int(number)]].fetch(plan.indices[where], columns))
         places.append(where)
-    back = torch.from_numpy(np.argsort(np.concatenate(places), kind="stable"))
-    return to_device(_joined(pieces, back), device)
+    if len(pieces) == 1:
+        batch = pieces[0]
+    else:
+        back = torch.from_numpy(np.argsort(np.concatenate(places), kind="stable"))
+        batch = _joined(pieces, back)
+    return batch if device.type == "cpu" else to_device(batch, device)
 
 
 def _joined(pieces: list[Any], back: Tensor) -> Any:
