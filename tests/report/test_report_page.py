@@ -322,3 +322,9 @@ def test_every_chart_on_the_page_can_be_drawn(page: Page) -> None:
         spec["datasets"] = {name: charts["tables"][name] for name in spec.pop("tables")}
         svg = vl_convert.vegalite_to_svg(spec | {"width": 400}, config=charts["themes"]["dark"])
         assert svg.count("<path") > 8, key
+
+
+def test_the_forest_says_what_widened_its_intervals(page: Page, lean_page: Page) -> None:
+    tuned, untuned = (p.root.all("figure", "forest")[0].all("figcaption")[0].text for p in (page, lean_page))
+    assert "by what the luck of 5 tuning trials may have added" in tuned
+    assert "tuning" not in untuned

@@ -17,6 +17,7 @@ from .facts import Study, normal
 from .forest import forest, slices
 from .palette import ARMS, MODES, css_variables, theme
 from .text import decimals, percent, plain
+from .tuning import trials
 
 SECTIONS = {
     sections: ("sentence", "trust", "differs", "learning", "sensitivity", "seeds"),
@@ -66,6 +67,7 @@ def render(study: Study) -> str:
             lost_baseline=study["arms"][0]["values"].count(None),
             forest=forest(study),
             slices=slices(study),
+            tried=max(len(trials(arm)) for arm in study["arms"]),
             **{name: getattr(room, name)(study) for room, names in SECTIONS.items() for name in names},
             anchors=sections.ANCHORS,
             figures=specs,
