@@ -13,7 +13,6 @@ from regimes.core.kinds import DrawContext, SourceView
 from regimes.core.notation import parse
 from regimes.core.progress import Progress
 from regimes.core.randomness import Streams
-from regimes.engine.plan import fetch
 from regimes.samplers.preview import draws
 from regimes.testing.resume import resume_chain, through_bytes
 
@@ -217,7 +216,7 @@ def test_batches_come_from_the_sources_that_the_plan_names():
     order = list(run.view.sizes)
     while not run.finished:
         plan = run.frame.plans[0]
-        x, y = fetch(plan, job.sources["train"], run.view, torch.device("cpu"))
+        x, y = run.read(plan)
         for row, (source, index) in enumerate(zip(plan.sources.tolist(), plan.indices.tolist())):
             own = job.sources["train"][order[source]].parts
             assert torch.equal(x[row], own["0"][index])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,10 @@ class Source:
     def fetch(self, indices: np.ndarray, columns: Mapping[str, Any]) -> Any:
         """Return the batch of the examples at `indices`; `columns` are the plan's extra columns."""
         raise NotImplementedError
+
+    def beside(self, others: Sequence[Source]) -> Source | None:
+        """Return one source of these examples and then those of the others, where that copies no data; else None."""
+        return None
 
     def column(self, name: str) -> Any:
         """Return a per-example tensor (``label``, ``length`` ...), or None."""

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from regimes.core.errors import DeclarationError, UserCodeError
 from regimes.core.notice import notice
 from regimes.core.randomness import kept, own_generator
-from regimes.engine.plan import fetch
 
 
 def in_user_code(run: Any, why: Exception, number: int) -> UserCodeError:
@@ -84,7 +83,7 @@ def refuse_randomness(run: Any) -> None:
     """
     plan, device = run.frame.plans[0].part(0, 2), run.workload.device
     live = run.phase.substitute(plan.knobs | run.phase.step_knobs.values(run.states["knobs"], run.position))
-    batch = fetch(plan, run.workload.sources["train"], run.view, device, run.streams)
+    batch = run.read(plan, run.streams)
     with kept():
         run.forward.step = plan.step
         with run.buffers.aside():

@@ -16,7 +16,7 @@ from regimes.core.unit_losses import UnitLosses, Units
 from regimes.engine import arithmetic, diagnose
 from regimes.engine.captures import Captures
 from regimes.engine.example_gradients import example_gradients
-from regimes.engine.plan import Plan, fetch
+from regimes.engine.plan import Plan
 from regimes.engine.work import shapes
 
 _NOTHING = contextlib.nullcontext()
@@ -154,8 +154,7 @@ class Evaluator:
             run, live, start, made = self.run, self.live, 0, []
             for number, size in enumerate(self.sizes):
                 part = self.plan.part(start, start + size)
-                sources, device = run.workload.sources["train"], run.workload.device
-                batch = fetch(part, sources, run.view, device, run.streams, number)
+                batch = run.read(part, run.streams, number)
                 for place, augment in enumerate(live.augment):
                     generator = torch.Generator(device=run.workload.device)
                     generator.manual_seed(run.streams.seed32("augment", place, self.plan.step, number))

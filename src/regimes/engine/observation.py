@@ -18,7 +18,7 @@ from regimes.core.errors import DeclarationError
 from regimes.core.kinds import Probe
 from regimes.core.randomness import Streams, seed32
 from regimes.core.unit_losses import UnitLosses
-from regimes.engine.plan import Plan, fetch
+from regimes.engine.plan import Plan
 from regimes.engine.seam import refuse_sequential, transform_model
 from regimes.engine.work import formulas
 from regimes.probes.view import Snapshot, View, reseed
@@ -155,7 +155,7 @@ class Observer:
     def _step_batch(self) -> Any:
         """The first micro-batch that the step trained on, augmented as it was."""
         run, plan = self.run, self._plan
-        batch = self._fetch(plan.part(0, run.micro_batches(len(plan), self._live.micro_batch)[0]))
+        batch = run.read(plan.part(0, run.micro_batches(len(plan), self._live.micro_batch)[0]))
         for place, augment in enumerate(self._live.augment):
             generator = torch.Generator(device=run.workload.device)
             generator.manual_seed(run.streams.seed32("augment", place, plan.step, 0))
@@ -169,13 +169,9 @@ class Observer:
         size = min(size, len(order))
         count = min(count, len(order) // size)
         return [
-            self._fetch(Plan(0, order[i * size : (i + 1) * size].astype(np.int64), None, None, {}, {}, {}))
+            run.read(Plan(0, order[i * size : (i + 1) * size].astype(np.int64), None, None, {}, {}, {}))
             for i in range(count)
         ]
-
-    def _fetch(self, plan: Plan) -> Any:
-        run = self.run
-        return fetch(plan, run.workload.sources["train"], run.view, run.workload.device)
 
 
 @contextlib.contextmanager

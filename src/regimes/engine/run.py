@@ -18,6 +18,7 @@ from regimes.engine.buffers import Buffers, load_into, state_of
 from regimes.engine.compile import CompiledPhase, compile_regime, epochs
 from regimes.engine.forwards import Forward, Unaddressed
 from regimes.engine.frames import Frame
+from regimes.engine.reading import Reader
 from regimes.engine.step import Record, draw, step
 from regimes.engine.validate import Validation
 from regimes.engine.work import Flops, Work
@@ -56,6 +57,7 @@ class Run:
     ) -> None:
         self.workload, self.regime, self.seed, self.give_up = workload, regime, seed, give_up
         self.view = workload.view("train")
+        self.read = Reader(workload.sources["train"], workload.device)
         self.phases = compile_regime(regime, epochs(regime, self.view), workload.example_tokens())
         lengths = [phase.length for phase in self.phases]
         self._totals: list[float] | None = None

@@ -11,7 +11,8 @@ from torch import Tensor
 from regimes.core.errors import DeclarationError
 from regimes.core.randomness import kept, seed_all
 from regimes.engine import diagnose
-from regimes.engine.plan import Plan, fetch
+from regimes.engine.plan import Plan
+from regimes.engine.reading import Reader
 from regimes.engine.validate import judged
 from regimes.engine.work import shapes
 
@@ -34,10 +35,10 @@ def score(run: Any) -> dict[str, Tensor]:
 
 
 def _parts(run: Any, name: str, source: Any) -> Any:
-    workload, view = run.workload, run.view.narrow(name)
+    workload, read = run.workload, Reader({name: source}, run.workload.device)
     for start in range(0, len(source), workload.eval_batch):
         indices = np.arange(start, min(start + workload.eval_batch, len(source)))
-        batch = fetch(Plan(start, indices, None, None, {}, {}, {}), {name: source}, view, workload.device)
+        batch = read(Plan(start, indices, None, None, {}, {}, {}))
         if run.flops is not None:
             key = ("score", run.frame.phase, shapes(batch))
             run.work.side_flops += run.flops.counted(key, run.model, lambda batch=batch: _losses(run, batch))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from regimes.core.errors import DeclarationError, nearest
 from regimes.core.kinds import TransformResult
 from regimes.engine import trees
-from regimes.engine.plan import Plan, fetch
+from regimes.engine.plan import Plan
 from regimes.optimizers.groups import roles_of
 from regimes.optimizers.layers import Layer, layers_of
 
@@ -74,7 +74,7 @@ def _batches(run: Any, place: int) -> Iterator[Any]:
         size = min(run.view.size, 64)
         indices = run.streams.rng("on_entry", place, number).permutation(run.view.size)[:size]
         plan = Plan(number, indices, None, None, {}, {}, {})
-        yield fetch(plan, run.workload.sources["train"], run.view, run.workload.device)
+        yield run.read(plan)
         number += 1
 
 

@@ -15,7 +15,8 @@ from regimes.core.errors import DeclarationError, nearest
 from regimes.core.randomness import kept, seed_all
 from regimes.engine import arithmetic
 from regimes.engine.metrics import Meter
-from regimes.engine.plan import Plan, fetch
+from regimes.engine.plan import Plan
+from regimes.engine.reading import Reader
 from regimes.engine.work import shapes
 from regimes.losses.forward import OutputLoss, predict
 
@@ -120,11 +121,11 @@ class Validation:
 
     def _measure_source(self, split: str, name: str, whole: Meter) -> Meter:
         workload = self.run.workload
-        source, view = workload.sources[split][name], workload.view(split).narrow(name)
-        meter = Meter(workload.metrics, whole)
+        source, meter = workload.sources[split][name], Meter(workload.metrics, whole)
+        read = Reader({name: source}, workload.device)
         for start in range(0, len(source), workload.eval_batch):
             indices = np.arange(start, min(start + workload.eval_batch, len(source)))
-            batch = fetch(Plan(start, indices, None, None, {}, {}, {}), {name: source}, view, workload.device)
+            batch = read(Plan(start, indices, None, None, {}, {}, {}))
             seed_all(start)
             with torch.no_grad():
                 self._charge(batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -97,8 +98,13 @@ class OutputLoss(Loss):
 def flat_tokens(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return logits (units, classes), targets (units,) and the example of each unit, for (n, length) targets."""
     n, length = target.shape
-    examples = torch.arange(n, device=target.device).repeat_interleave(length)
-    return output.reshape(n * length, -1), target.reshape(-1), examples
+    return output.reshape(n * length, -1), target.reshape(-1), _examples(n, length, target.device)
+
+
+@functools.lru_cache(maxsize=64)
+def _examples(n: int, each: int, device: torch.device) -> Tensor:
+    """The example of every unit where each has equally many; kept, as every step asks for the same."""
+    return torch.arange(n, device=device).repeat_interleave(each)
 
 
 def per_position(values: Tensor, weights: Tensor | None = None) -> UnitLosses:
@@ -111,7 +117,7 @@ def per_position(values: Tensor, weights: Tensor | None = None) -> UnitLosses:
     """
     if values.ndim == 1:
         return UnitLosses(values, weights)
-    examples = torch.arange(len(values), device=values.device).repeat_interleave(values[0].numel())
+    examples = _examples(len(values), values[0].numel(), values.device)
     return UnitLosses(values.reshape(-1), None if weights is None else weights.reshape(-1), examples)
 
 

@@ -16,7 +16,6 @@ from regimes.core.component import round_half_up
 from regimes.core.errors import DeclarationError
 from regimes.core.progress import Progress
 from regimes.engine.compile import TABLE
-from regimes.engine.plan import fetch
 from regimes.engine.run import Run
 from regimes.optimizers.groups import Groups
 
@@ -142,7 +141,7 @@ def rehearse(run: Run, *, time: bool) -> Rehearsal:
 def _rehearse_phase(run: Run, index: int, time: bool, notes: list[str]) -> Rehearsed:
     phase = run.phases[index]
     parameters, groups = sum(p.numel() for p in run.trained), _groups(run)
-    batch = _bytes(fetch(run.frame.plans[0], run.workload.sources["train"], run.view, run.workload.device))
+    batch = _bytes(run.read(run.frame.plans[0]))
     samples, tokens, spent = run.frame.samples, run.frame.tokens, run.work.spent
     states = run.states
     record = run.step()

@@ -85,7 +85,7 @@ def char_lm(
     splits: dict[str, Any] = {}
     for split in ("train", "val", "test"):
         limit = None if split == "train" else held_out
-        splits[split] = {name: TextWindows(getattr(corpus[name], split)[:limit], length) for name in domains}
+        splits[split] = TextWindows.several({name: getattr(corpus[name], split)[:limit] for name in domains}, length)
     model = functools.partial(models.TinyGPT, width=width, layers=layers, heads=heads, context=length, dropout=dropout)
     return Workload(model=model, loss=NextToken(), name="char_lm", **splits)
 

@@ -13,7 +13,7 @@ from regimes.core.kinds import Draw, DrawContext, TransformContext
 from regimes.core.progress import Progress
 from regimes.core.unit_losses import UnitLosses, Units
 from regimes.engine import trees
-from regimes.engine.plan import Plan, fetch
+from regimes.engine.plan import Plan
 from regimes.engine.run import Run
 from regimes.probes.view import length
 from regimes.testing.conformance.harness import demand, rule
@@ -93,7 +93,7 @@ def _plain(drawn: Draw) -> dict[str, Any]:
 
 def _units(stand: Stand, run: Run, places: list[int]) -> UnitLosses:
     plan = Plan(0, np.array(places), None, None, {}, {}, {})
-    batch = fetch(plan, run.workload.sources["train"], run.view, run.workload.device)
+    batch = run.read(plan)
     torch.default_generator.manual_seed(0)
     return stand.live(run).units(stand.state(run), run.model, batch)
 
@@ -194,7 +194,7 @@ def augments_in_form(stand: Stand) -> None:
 
     def applied(process: int) -> Any:
         plan = Plan(0, np.arange(BATCH), None, None, {}, {}, {})
-        batch = fetch(plan, run.workload.sources["train"], run.view, run.workload.device)
+        batch = run.read(plan)
         with elsewhere(process):
             found = stand.live(run).apply(stand.state(run), batch, torch.Generator().manual_seed(3))
         return batch, found
