@@ -61,7 +61,7 @@ def cpu_seconds(folder: Path, module: str, arguments: list[str]) -> float:
     """Return user and system seconds of one start, in a process of its own."""
     command = [sys.executable, "-c", START.format(module=module), *arguments]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

@@ -103,9 +103,11 @@ def divide_(gradients: tuple[Tensor, ...], mass: float) -> bool:
         return _divide_plainly(gradients, mass)
     try:
         found, scale = _scalars(gradients[0].device, mass)
-        found.zero_()
-        torch._amp_foreach_non_finite_check_and_unscale_(list(gradients), found, scale)
-        return found.item() == 0.0
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, scale)
+        finite = found.item() == 0.0
+        if not finite:  # the next step wants to find it clean
+            found.zero_()
+        return finite
     except (AttributeError, RuntimeError):
         return _divide_plainly(gradients, mass)
 
