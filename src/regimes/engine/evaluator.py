@@ -112,6 +112,8 @@ class Evaluator:
             self.first = evaluation
         if grad and final:
             self.final = evaluation
+            if self.run.workload.device.type == "cpu":
+                self.run.held = gradients
         return evaluation
 
     @contextlib.contextmanager
@@ -192,6 +194,7 @@ class Evaluator:
             if not math.isfinite(value):
                 raise NonFinite("loss", self._culprits(losses, start), run.first_bad_layer(self.live, batch, number))
             if grad:
+                run.held = ()
                 gradients = run.gradients(losses.values, weights)
                 if self._noting:
                     self._note_micro_norm(gradients, count, size)

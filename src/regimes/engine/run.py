@@ -56,6 +56,9 @@ class Run:
         count_flops: bool = True,
     ) -> None:
         self.workload, self.regime, self.seed, self.give_up = workload, regime, seed, give_up
+        #: The last gradients, until the next backward, as in a loop that reads p.grad: where all memory of a step were
+        #: free at its end, the C allocator would give it back to the system and the next begin with 1,000 page faults.
+        self.held: tuple[Tensor, ...] = ()
         self.view = workload.view("train")
         self.read = Reader(workload.sources["train"], workload.device)
         self.phases = compile_regime(regime, epochs(regime, self.view), workload.example_tokens())
