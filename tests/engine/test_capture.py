@@ -29,6 +29,7 @@ class Shared(nn.Module):
 
 LAYERS = ("first", "relu", "middle", "last", "idle")
 WANTED = tuple(f"{what}:{name}" for name in LAYERS for what in ("input", "output", "output_gradient"))
+OF_BATCH = ("target", "weight")
 seen = []
 
 
@@ -142,6 +143,56 @@ def test_gradients_are_captured_where_the_layers_input_needs_none():
     expected = by_hand(twin, batches[0], [12])
     assert torch.equal(found[0]["output_gradient:last"][0], expected["output_gradient:last"][0])
     assert found[0]["output_gradient:first"][0].abs().sum() == 0
+
+
+class OfBatch(Optimizer):
+    """Moves nothing and keeps what it captured of the batch, without gradients too."""
+
+    single_evaluation = False
+
+    def step(self, state, parameters, evaluate):
+        seen.append(evaluate(grad=False, capture=OF_BATCH).captured)
+        evaluate()
+        return state
+
+
+class Weighing(rg.Reshuffle):
+    """Gives every example an importance weight of its own."""
+
+    is_default = False
+
+    def draw(self, state, cursor, n, ctx):
+        found = super().draw(state, cursor, n, ctx)
+        return found._replace(weights=1.0 + found.indices % 5)
+
+
+@pytest.mark.parametrize(("micro", "sizes"), [(None, [12]), (5, [5, 5, 2])])
+def test_targets_and_weights_of_the_batch(micro, sizes):
+    """One tensor per micro-batch; a weight is what the unit's loss counts in the gradient."""
+    _, batches, found = captured(OfBatch(), micro_batch=micro, sampler=Weighing(), selector=rg.HighLoss(0.5))
+    twin, _, gradients = captured(micro_batch=micro, sampler=Weighing(), selector=rg.HighLoss(0.5))
+    x, y = data()
+    for indices, one in zip(batches, found, strict=True):
+        assert [len(part) for part in one["target"]] == [len(part) for part in one["weight"]] == sizes
+        assert torch.equal(torch.cat(one["target"]), y[indices])
+        losses = functional.cross_entropy(twin(x[indices]), y[indices], reduction="none")
+        chosen = torch.zeros(12).index_fill(0, losses.topk(6).indices, 1.0)
+        assert torch.equal(torch.cat(one["weight"]), chosen * (1.0 + indices % 5))
+    weight, rows = torch.cat(found[0]["weight"]), torch.cat(gradients[0]["output_gradient:last"])
+    probabilities = twin(x[batches[0]]).softmax(1) - functional.one_hot(y[batches[0]], 3)
+    torch.testing.assert_close(rows, weight[:, None] * probabilities, rtol=1e-5, atol=1e-6)
+
+
+def test_a_target_is_the_batchs_own_part_and_nothing_weighs_one():
+    named = dict(zip(("x", "label"), data()))
+
+    work = rg.Workload(model=Shared, train=named, val=named, loss=nn.CrossEntropyLoss())
+    seen.clear()
+    run = Run(work, rg.Regime(optimizer=OfBatch(), batch_size=12, budget="1 steps"), seed=3)
+    indices = torch.from_numpy(run.frame.plans[0].indices)
+    run.step()
+    assert torch.equal(seen[0]["target"][0], named["label"][indices])
+    assert torch.equal(seen[0]["weight"][0], torch.ones(12))
 
 
 @pytest.mark.parametrize(

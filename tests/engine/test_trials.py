@@ -44,6 +44,7 @@ class Trying(Controller):
     start: str = fixed("here")
     address: str = fixed("")
     validate_end: bool = fixed(False)
+    validate_begin: bool = fixed(False)
 
     def init(self):
         return {"end": None}
@@ -56,11 +57,14 @@ class Trying(Controller):
             return None
         address = (self.address,) if self.address else ()
         edit = {"": self.rate} if self.edit is None else dict(self.edit)
-        return Trial(edit, self.budget, self.start, address, self.validate_end)
+        return Trial(edit, self.budget, self.start, address, self.validate_end, self.validate_begin)
 
     def absorb(self, state, end):
         norms = {name: float(w.norm()) for name, w in end.weights.items()}
-        return {"end": {"records": end.records, "failed": end.failed, "norms": norms, "step": end.at.step}}
+        records, before = end.records, dict(end.before)
+        return {
+            "end": {"records": records, "failed": end.failed, "norms": norms, "step": end.at.step, "before": before}
+        }
 
 
 def regime(lr, **fields):
@@ -159,6 +163,25 @@ def test_validation_at_the_end_is_of_the_trials_weights():
     assert rows[-1]["val/loss"] == plain.validation.measure("val")["val/loss"]
     norms = {name: float(w.norm()) for name, w in plain.parameters.items()}
     assert end_of(run)["norms"] == norms
+
+
+@pytest.mark.parametrize("start", ["here", "beginning"])
+def test_validation_at_the_beginning_is_of_the_weights_that_it_starts_from(start):
+    run, seen = finished(regime(Trying(start=start, validate_begin=True), average=rg.EMA(0.5)))
+    plain = rg.Run(workload(), regime(0.1, average=rg.EMA(0.5)), 0)
+    for _ in range(3 if start == "here" else 0):
+        plain.step()
+    assert end_of(run)["before"] == plain.validation.measure("val")
+    without, _ = finished(regime(Trying(start=start), average=rg.EMA(0.5)))
+    assert end_of(without)["before"] == {}
+    assert run.work.side_flops > without.work.side_flops
+    assert [r.loss for r in seen] == [r.loss for r in finished(regime(Trying(start=start), average=rg.EMA(0.5)))[1]]
+
+
+def test_resume_after_validation_at_the_beginning_is_bitwise():
+    lr = Trying(validate_begin=True, start="beginning")
+    found = resume_chain(lambda: rg.Run(workload(), regime(lr), 0), 9)
+    assert not found, found
 
 
 def test_a_step_that_is_not_finite_ends_the_trial_and_nothing_else():

@@ -17,6 +17,11 @@ from regimes.cli import common
 @common.edits
 @click.option("--validate", metavar="DURATION", help="Cadence of validation for curves, for example 5%.")
 @click.option("--probe", "probes", multiple=True, metavar="NAME", help="Observe, for example GradientNorm. Repeatable.")
+@click.option(
+    "--reduce",
+    type=click.Choice(["tree", "all_reduce"]),
+    help="How processes started by torchrun add gradients: to the bit as one does, or faster. [default: tree]",
+)
 @common.progress
 @common.as_json
 def command(
@@ -26,13 +31,15 @@ def command(
     edits: tuple[str, ...],
     validate: str | None,
     probes: tuple[str, ...],
+    reduce: str | None,
     progress: bool | None,
     as_json: bool,
 ) -> None:
     """Train what a file declares, in a folder.
 
     Stopped or killed at any moment, `regimes resume DIR` (or the same command again) continues it and ends in the
-    same bits. A finished run is not trained again.
+    same bits. A finished run is not trained again. Several processes train it together, in the same bits as one, by
+    `torchrun --nproc-per-node 4 -m regimes run FILE`.
     """
     from regimes.core.errors import DeclarationError
     from regimes.engine import api
@@ -45,6 +52,8 @@ def command(
     options = dict(found.options)
     if validate is not None:
         options["validate"] = validate
+    if reduce is not None:
+        options["reduce"] = reduce
     if probes:
         options["probes"] = [_probe(text) for text in probes]
     folder = Path(out) if out is not None else Path("runs") / f"{found.path.stem}-seed{seed}"
@@ -72,7 +81,11 @@ def _probe(text: str) -> Any:
 
 
 def report(result: Any, *, finished_before: bool, as_json: bool) -> None:
-    """Print what came of a run."""
+    """Print what came of a run; one of several processes speaks for all."""
+    from regimes.engine import distributed
+
+    if not distributed.join().first:
+        return
     if as_json:
         common.print_json(
             {

@@ -347,7 +347,16 @@ _SLOTS = {
 
 #: What people look for in a regime, and where it is.
 _OF_OTHERS = {
-    ("seed", "probes", "validate", "checkpoint", "max_time", "give_up", "out"): "run: rg.run(workload, regime, seed)",
+    (
+        "seed",
+        "probes",
+        "validate",
+        "checkpoint",
+        "max_time",
+        "give_up",
+        "reduce",
+        "out",
+    ): "run: rg.run(workload, regime, seed)",
     ("model", "train", "val", "test", "metrics"): "workload: rg.Workload(model=..., train=..., val=...)",
 }
 

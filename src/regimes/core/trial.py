@@ -33,6 +33,8 @@ class Trial:
         use, so that trials see the same batches and masks as the steps that follow.
     validate : bool
         Whether validation is measured at the end (work that counts).
+    validate_before : bool
+        Whether it is measured at the beginning, too: of the initial weights, where it starts from them.
     score : bool
         Whether the loss of every training example is measured at the end, in evaluation mode (work that counts).
     owner : tuple of str
@@ -49,6 +51,7 @@ class Trial:
     start: Literal["here", "beginning"] = "here"
     address: tuple[str | int, ...] = ()
     validate: bool = False
+    validate_before: bool = False
     score: bool = False
     owner: tuple[str, ...] = ()
 
@@ -81,6 +84,8 @@ class TrialEnd:
         As in `Trial`.
     scores : mapping of str to Tensor
         By source, the loss of every training example, shape (n,), float64; empty where nobody asked.
+    before : mapping of str to float
+        Validation at its beginning, ``val/loss`` and so on; empty where nobody asked.
     """
 
     at: Progress
@@ -89,6 +94,7 @@ class TrialEnd:
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     owner: tuple[str, ...] = ()
     scores: Mapping[str, Tensor] = field(default_factory=dict)
+    before: Mapping[str, float] = field(default_factory=dict)
 
     def inside(self) -> TrialEnd:
         """The end as the part that proposed it sees it."""

@@ -17,8 +17,9 @@ from regimes.core.duration import Duration, seconds
 from regimes.core.errors import DeclarationError, RegimesError, show
 from regimes.core.kinds import Probe
 from regimes.core.regime import Regime
-from regimes.engine import index, records
+from regimes.engine import distributed, index, records
 from regimes.engine.folder import Folder
+from regimes.engine.identity import identity
 from regimes.engine.observation import Observer
 from regimes.engine.result import RunResult
 from regimes.engine.run import Run
@@ -51,7 +52,10 @@ class Session:
         self.limit = seconds(options["max_time"])
         if options["validate"] is not None:
             cadence("validate", options["validate"])
-        self.run = Run(workload, regime, seed, validate=options["validate"], give_up=options["give_up"])
+        self.world = distributed.join(options["reduce"])
+        self.run = Run(
+            workload, regime, seed, validate=options["validate"], give_up=options["give_up"], world=self.world
+        )
         check_cadences(self.run, checkpoint=options["checkpoint"], validate=options["validate"])
         self.observer = Observer(self.run, options["probes"])
         self.folder = None if options["out"] is None else Folder(options["out"])
@@ -67,28 +71,37 @@ class Session:
         if self.folder is None:
             yield from self._steps()
             return
-        self.folder.lock()
+        if self.world.first:
+            self.folder.lock()
         try:
             if self._open():
                 with self._signals():
                     yield from self._steps()
+                self.world.wait()
         finally:
             if self.writer is not None:
                 self.writer.close()
-            self.folder.unlock()
+            if self.world.first:
+                self.folder.unlock()
 
     def _open(self) -> bool:
         assert self.folder is not None
         folder, run = self.folder, self.run
-        declared = folder.begin(run, self.options["workload_spec"], _plain_options(self.options))
+        declared, content = None, identity(run)
+        distributed.check_same(self.world, content)
+        if self.world.first:
+            declared = folder.begin(run, self.options["workload_spec"], _plain_options(self.options), content)
+        self.world.wait()
         if folder.result is not None:
             return False
         tree, self.notes = folder.newest()
-        self.writer = records.RecordWriter(folder.path)
         if tree is not None:
             run.load(tree["run"])
-        self.writer.cut(0 if tree is None else tree["records_bytes"])
-        self._index("running", declared)
+        if self.world.first:
+            self.writer = records.RecordWriter(folder.path)
+            self.writer.cut(0 if tree is None else tree["records_bytes"])
+            self._index("running", declared)
+        self.world.wait()
         return True
 
     def _index(self, status: str, declared: dict[str, Any] | None = None, **facts: Any) -> None:
@@ -137,13 +150,15 @@ class Session:
     def _stop_if_asked(self) -> None:
         if self.limit is not None and time.perf_counter() - self.began > self.limit:
             self.stop_code = 0
+        self.stop_code = self.world.agreed(self.stop_code)
         if self.stop_code is None:
             return
         self._save()
         where = f"at step {self.run.frame.step}"
         if self.folder is None:
             raise Interrupted(f"stopped {where}; without out= nothing was kept", self.stop_code)
-        self._index("stopped")
+        if self.world.first:
+            self._index("stopped")
         raise Interrupted(f"stopped {where}; continue with: regimes resume {self.folder.path}", self.stop_code)
 
     def _finish(self) -> None:
@@ -237,6 +252,7 @@ def _plain_options(options: dict[str, Any]) -> dict[str, Any]:
         "validate": options["validate"] and str(options["validate"]),
         "probes": [repr(probe) for probe in options["probes"]],
         "give_up": options["give_up"],
+        "reduce": options["reduce"],
         "checkpoint": str(options["checkpoint"]),
     }
 
@@ -248,6 +264,8 @@ def _options(workload: Any, regime: Any, seed: Any, **options: Any) -> dict[str,
         raise DeclarationError(f"got {show(regime)}; allowed: a Regime", "regime")
     _whole("seed", seed, 0, 2**63 - 1)
     _whole("give_up", options["give_up"], 1, 2**63 - 1)
+    if options["reduce"] not in ("tree", "all_reduce"):
+        raise DeclarationError(f"got {show(options['reduce'])}; allowed: 'tree' or 'all_reduce'", "reduce")
     if not isinstance(options["probes"], list | tuple):
         raise DeclarationError(f"got {show(options['probes'])}; allowed: a list of probes", "probes")
     for place, probe in enumerate(options["probes"]):
@@ -278,6 +296,7 @@ def stream(
     checkpoint: str = "10%",
     max_time: str | float | None = None,
     give_up: int = 10,
+    reduce: str = "tree",
     workload_spec: Any = None,
 ) -> Iterator[Record]:
     """Yield one record a step; the same run as `run`, for those who want to look on.
@@ -294,6 +313,7 @@ def stream(
         checkpoint=checkpoint,
         max_time=max_time,
         give_up=give_up,
+        reduce=reduce,
         workload_spec=workload_spec,
     )
     yield from Session(workload, regime, seed, options).records()
@@ -310,6 +330,7 @@ def run(
     checkpoint: str = "10%",
     max_time: str | float | None = None,
     give_up: int = 10,
+    reduce: str = "tree",
     progress: bool | None = None,
     workload_spec: Any = None,
 ) -> RunResult:
@@ -338,6 +359,8 @@ def run(
         A limit ("20 min") that stops cleanly, with a checkpoint.
     give_up : int
         Non-finite steps in a row after which the run stops. Default 10.
+    reduce : "tree" or "all_reduce"
+        How several processes (``torchrun``) add gradients: to the bit as one does, or faster and equal to rounding.
     progress : bool, optional
         A progress bar on stderr; default where stderr is a terminal.
     workload_spec : str or mapping, optional
@@ -379,11 +402,12 @@ def run(
         checkpoint=checkpoint,
         max_time=max_time,
         give_up=give_up,
+        reduce=reduce,
         workload_spec=workload_spec,
     )
     session, kept = Session(workload, regime, seed, options), []
     began = time.perf_counter()
-    with _bar(session.run, progress) as tick:
+    with _bar(session.run, progress if session.world.first else False) as tick:
         for record in session.records():
             tick(record)
             if out is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,29 +31,55 @@ def weighted_sum(values: Tensor, weights: Tensor | None, own: Tensor | None) -> 
     return total.item(), float(flat.shape[0]) if own is None else own.sum().item()
 
 
-class Tree:
-    """Adds gradients of micro-batches 0, 1, 2 ... in a binary tree fixed by their numbers alone."""
+class Node(NamedTuple):
+    """Sum of the micro-batches [place * 2^level, (place + 1) * 2^level)."""
 
-    def __init__(self) -> None:
-        self._stack: list[tuple[int, list[Tensor]]] = []
+    level: int
+    place: int
+    gradients: Any
+
+
+def _add(left: list[Tensor], right: list[Tensor]) -> None:
+    torch._foreach_add_(left, right)
+
+
+class Tree:
+    """Adds gradients of micro-batches in a binary tree fixed by their numbers alone.
+
+    Parameters
+    ----------
+    first : int
+        Number of the first micro-batch that is added.
+    add : callable
+        Adds the second sum to the first, in place.
+    """
+
+    def __init__(self, first: int = 0, add: Callable[[Any, Any], None] = _add) -> None:
+        self.nodes: list[Node] = []
+        self._next, self._add = first, add
 
     def add(self, gradients: list[Tensor]) -> None:
-        """Add the next micro-batch's gradients; equal levels merge."""
-        level = 0
-        while self._stack and self._stack[-1][0] == level:
-            _, left = self._stack.pop()
-            torch._foreach_add_(left, gradients)
-            gradients, level = left, level + 1
-        self._stack.append((level, gradients))
+        """Add the next micro-batch's gradients."""
+        self.push(0, self._next, gradients)
+        self._next += 1
 
-    def total(self) -> tuple[Tensor, ...]:
-        """Return the sum over all."""
-        _, right = self._stack.pop()
-        while self._stack:
-            _, left = self._stack.pop()
-            torch._foreach_add_(left, right)
+    def push(self, level: int, place: int, gradients: Any) -> None:
+        """Put in the next node, in order; what lies side by side under one node merges into it."""
+        nodes = self.nodes
+        while place % 2 and nodes and nodes[-1].level == level and nodes[-1].place == place - 1:
+            left = nodes.pop().gradients
+            self._add(left, gradients)
+            gradients, level, place = left, level + 1, place // 2
+        nodes.append(Node(level, place, gradients))
+
+    def total(self) -> Any:
+        """Return the sum over all: what is left over at the end is added from the right."""
+        right = self.nodes.pop().gradients
+        while self.nodes:
+            left = self.nodes.pop().gradients
+            self._add(left, right)
             right = left
-        return tuple(right)
+        return right
 
 
 def gradient(values: Tensor, seeds: Tensor, leaves: tuple[Tensor, ...]) -> Sequence[Tensor | None]:

@@ -1,4 +1,4 @@
-"""What an evaluation captures of single modules: inputs, outputs, gradients of outputs."""
+"""What an evaluation captures: of single modules inputs, outputs and gradients of outputs; of the batch its targets."""
 
 from __future__ import annotations
 
@@ -6,25 +6,33 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from regimes.core.errors import UserCodeError, nearest
+from regimes.core.unit_losses import UnitLosses
+from regimes.losses.forward import split
 
 KINDS = ("input", "output", "output_gradient")
+#: Captured of the batch itself, not of a module.
+OF_BATCH = ("target", "weight")
 
 
 class Captures:
-    """Lists of tensors, one per call of the module and micro-batch, in the order of the calls.
+    """Lists of tensors, one per call of the module and micro-batch, in the order of the calls; of the batch one per
+    micro-batch.
 
     An input is the module's first, as it was before the forward. Gradients are of the micro-batch's sum of weighted
     unit losses, each unit's own, before the step divides by the sum of weights; a call whose output no trained
-    parameter lies under has gradient zero. Tensors are copies in the type that the forward computed in.
+    parameter lies under has gradient zero. Tensors are copies in the type that the forward computed in. A ``target`` is
+    that part of the batch (`regimes.losses.forward.split`) as the loss saw it, after augmentation; ``weight`` is what
+    each unit's loss counts in the gradient: the loss's own weight, the sampler's and the selector's together.
 
     Parameters
     ----------
     model : nn.Module
     wanted : sequence of str
-        ``input:<module>``, ``output:<module>`` or ``output_gradient:<module>``.
+        ``input:<module>``, ``output:<module>`` or ``output_gradient:<module>``; ``target``, ``weight``.
     grad : bool
         Whether the evaluation makes gradients.
 
@@ -40,9 +48,11 @@ class Captures:
         modules = dict(model.named_modules()) if wanted else {}
         self._hooks = []
         for item in self.found:
+            if item in OF_BATCH:
+                continue
             what, _, name = item.partition(":")
             if what not in KINDS:
-                raise UserCodeError(f"got '{item}' to capture; {nearest(what, KINDS)}")
+                raise UserCodeError(f"got '{item}' to capture; {nearest(what, (*KINDS, *OF_BATCH))}")
             if name not in modules:
                 raise UserCodeError(f"there is no module '{name}' to capture; {nearest(name, modules)}")
             if what == "output_gradient" and not grad:
@@ -58,6 +68,15 @@ class Captures:
         finally:
             for handle in handles:
                 handle.remove()
+
+    def note(self, batch: Any, losses: UnitLosses, weights: Tensor | None) -> None:
+        """Keep what is wanted of one micro-batch; `weights` None stands for all 1."""
+        if "target" in self.found:
+            target = split(batch)[2]
+            self.found["target"].append(target.detach().clone() if isinstance(target, Tensor) else target)
+        if "weight" in self.found:
+            values = losses.values.detach()
+            self.found["weight"].append(torch.ones_like(values) if weights is None else weights.detach().clone())
 
     def _attach(self, item: str, what: str, module: nn.Module) -> Any:
         store = self.found[item]

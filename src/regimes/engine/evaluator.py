@@ -13,9 +13,9 @@ from torch import Tensor
 from regimes.core.errors import NonFinite
 from regimes.core.kinds import TransformContext
 from regimes.core.unit_losses import UnitLosses, Units
-from regimes.engine import arithmetic, diagnose
+from regimes.engine import arithmetic, diagnose, distributed
 from regimes.engine.captures import Captures
-from regimes.engine.example_gradients import example_gradients
+from regimes.engine.example_gradients import example_gradients, own_gradients
 from regimes.engine.plan import Plan
 from regimes.engine.work import shapes
 
@@ -46,6 +46,35 @@ class Evaluation(NamedTuple):
     finite: bool = True
 
 
+class Part(NamedTuple):
+    """What the evaluation of one micro-batch found; of all of them, every process knows.
+
+    Parameters
+    ----------
+    number : int
+    value, mass : float
+        Sums of the weighted unit losses, and of the weights.
+    tokens : int
+        Units of non-zero weight.
+    flops : float
+    norm : float or None
+        Of its gradient.
+    kept : (UnitLosses, int) or None
+        Its units, and the place of its first example in the plan.
+    bad : NonFinite or None
+        Why the step cannot be made.
+    """
+
+    number: int
+    value: float
+    mass: float
+    tokens: int
+    flops: float = 0.0
+    norm: float | None = None
+    kept: Any = None
+    bad: NonFinite | None = None
+
+
 class Evaluator:
     """Evaluates the model on one step's plan: same examples, same random streams on every call."""
 
@@ -58,6 +87,8 @@ class Evaluator:
         self.tokens = 0
         self._batches: list[Any] | None = None
         self.sizes = run.micro_batches(len(plan), live.micro_batch)
+        #: Numbers of the micro-batches that this process evaluates.
+        self.own = run.world.share(len(self.sizes))
         self._buffers = run.buffers.begin()
         self._selected: list[Tensor] | None = None
         self._noting = False
@@ -82,7 +113,8 @@ class Evaluator:
             Whether the gradient transforms are applied: exactly one such call per step.
         capture : sequence of str
             ``input:<module>``, ``output:<module>`` or ``output_gradient:<module>``: a list in `captured`, one tensor
-            per call of the module and micro-batch (`regimes.engine.captures`).
+            per call of the module and micro-batch; ``target`` and ``weight``: one per micro-batch
+            (`regimes.engine.captures`).
         examples : bool
             Gradients of single examples in ``captured["example_gradients"]``: by parameter name, shape ``(n, *shape)``,
             their mean being the gradient before its transforms.
@@ -99,8 +131,11 @@ class Evaluator:
         captures = Captures(self.run.model, capture, grad) if capture else None
         self._noting = grad and final and self.run.micro_norms
         loss, gradients, units = self._sum(grad, keep_units or not reduce, captures)
-        captured: dict[str, Any] = {} if captures is None else dict(captures.found)
+        captured: dict[str, Any] = (
+            {} if captures is None else {name: self.run.world.joined(found) for name, found in captures.found.items()}
+        )
         self._buffers.leave(first=self.first is None)
+        distributed.refuse_statistics(self.run)
         if examples:
             captured["example_gradients"] = self._example_gradients()
         if grad and final:
@@ -151,20 +186,31 @@ class Evaluator:
     # -- inside --------------------------------------------------------------------------------------------
 
     def batches(self) -> list[Any]:
-        """The micro-batches of the plan, fetched and augmented once."""
+        """The micro-batches of the plan that this process evaluates, fetched and augmented once."""
         if self._batches is None:
             run, live, start, made = self.run, self.live, 0, []
             for number, size in enumerate(self.sizes):
+                if number not in self.own and run.read.random_access:
+                    start += size
+                    continue
                 part = self.plan.part(start, start + size)
                 batch = run.read(part, run.streams, number)
                 for place, augment in enumerate(live.augment):
                     generator = torch.Generator(device=run.workload.device)
                     generator.manual_seed(run.streams.seed32("augment", place, self.plan.step, number))
                     batch = augment.apply(run.states[f"augment.{place}"], batch, generator)
-                made.append(batch)
+                if number in self.own:
+                    made.append(batch)
                 start += size
             self._batches = made
         return self._batches
+
+    def numbered(self) -> Iterator[tuple[int, int, Any]]:
+        """(number, place of the first example in the plan, batch) of each of these micro-batches."""
+        start = sum(self.sizes[: self.own.start])
+        for number, batch in zip(self.own, self.batches()):
+            yield number, start, batch
+            start += self.sizes[number]
 
     def _sum(
         self, grad: bool, keep_units: bool, captures: Captures | None
@@ -173,55 +219,74 @@ class Evaluator:
         run.forward.step = plan.step
         if self.live.selector is not None:
             self._selection()
-        tree, kept, total, mass, start = arithmetic.Tree(), [], 0.0, 0.0, 0
-        for number, batch in enumerate(self.batches()):
-            size = self.sizes[number]
-            with _NOTHING if captures is None else captures.listening():
-                losses = run.forward(self.live, batch, number, grad)
-            weights, own = self.weights(number, losses, start)
-            if len(losses.values) < size:
-                diagnose.refuse_uncounted(run, len(losses.values), size)
-                if keep_units or plan.weights is not None:
-                    diagnose.refuse_scalar(self.live, len(losses.values), size)
-            value, count = arithmetic.weighted_sum(losses.values, weights, own)
-            total, mass = total + value, mass + count
-            if self.first is None:
-                self.tokens += (
-                    losses.values.shape[0]
-                    if losses.weights is None
-                    else int(torch.count_nonzero(losses.weights).item())
-                )
-            if not math.isfinite(value):
-                raise NonFinite("loss", self._culprits(losses, start), run.first_bad_layer(self.live, batch, number))
-            if grad:
-                run.held = ()
-                gradients = run.gradients(losses.values, weights)
-                if self._noting:
-                    self._note_micro_norm(gradients, count, size)
-                tree.add(gradients)
-            if keep_units:
-                kept.append((losses, start))
-            if run.flops is not None:
-                run.flops.charge(run, self.live, batch, grad)
-            start += size
+        tree, parts = arithmetic.Tree(self.own.start), []
+        for number, start, batch in self.numbered():
+            parts.append(self._part(number, start, batch, tree if grad else None, keep_units, captures))
+            if parts[-1].bad is not None:
+                break
+        parts = run.world.joined(parts)
+        total, mass = self._account(parts)
         if mass <= 0.0:
             raise NonFinite("loss: every unit of the batch has weight 0")
-        gradients = tree.total() if grad else ()
+        gradients = run.world.total(tree, run.trained, len(self.sizes)) if grad else ()
         if grad and not arithmetic.divide_(gradients, mass):
             raise NonFinite("gradient", (), run.first_bad_gradient(gradients))
         self.mass = mass
-        return total / mass, gradients, self._units(kept) if keep_units else None
+        return total / mass, gradients, self._units([part.kept for part in parts]) if keep_units else None
 
-    def _note_micro_norm(self, gradients: list[Tensor], count: float, examples: int) -> None:
-        micro = self.norms.setdefault("micro", {"norms": [], "sizes": []})
-        micro["norms"].append(arithmetic.norm(gradients) / max(count, 1e-30))
-        micro["sizes"].append(float(examples))
+    def _part(
+        self, number: int, start: int, batch: Any, tree: arithmetic.Tree | None, keep: bool, captures: Captures | None
+    ) -> Part:
+        """Evaluate one micro-batch, and add its gradients to the tree."""
+        run, live, size, grad = self.run, self.live, self.sizes[number], tree is not None
+        with _NOTHING if captures is None else captures.listening():
+            losses = run.forward(live, batch, number, grad)
+        weights, own = self.weights(number, losses, start)
+        if captures is not None:
+            captures.note(batch, losses, weights)
+        if len(losses.values) < size:
+            diagnose.refuse_uncounted(run, len(losses.values), size)
+            if keep or self.plan.weights is not None:
+                diagnose.refuse_scalar(live, len(losses.values), size)
+        value, mass = arithmetic.weighted_sum(losses.values, weights, own)
+        tokens = len(losses.values) if losses.weights is None else int(torch.count_nonzero(losses.weights).item())
+        if not math.isfinite(value):
+            bad = NonFinite("loss", self._culprits(losses, start), run.first_bad_layer(live, batch, number))
+            return Part(number, value, mass, tokens, bad=bad)
+        norm = None
+        if tree is not None:
+            run.held = ()
+            gradients = run.gradients(losses.values, weights)
+            if self._noting:
+                norm = arithmetic.norm(gradients) / max(mass, 1e-30)
+            tree.add(gradients)
+        flops = 0.0 if run.flops is None else run.flops.evaluation(run, live, batch, grad)
+        kept = (UnitLosses(losses.values.detach(), losses.weights, losses.examples), start) if keep else None
+        return Part(number, value, mass, tokens, flops, norm, kept)
+
+    def _account(self, parts: list[Part]) -> tuple[float, float]:
+        """Book what the micro-batches cost, up to the first that is not finite; return the sums of losses and weights."""
+        total, mass, charged = 0.0, 0.0, 0.0
+        try:
+            for part in parts:
+                if self.first is None:
+                    self.tokens += part.tokens
+                if part.bad is not None:
+                    raise part.bad
+                total, mass, charged = total + part.value, mass + part.mass, charged + part.flops
+        finally:
+            self.run.work.charge(charged, beside=self.run.frame.trial is not None)
+        if self._noting:
+            norms, sizes = [part.norm for part in parts], [float(self.sizes[part.number]) for part in parts]
+            self.norms["micro"] = {"norms": norms, "sizes": sizes}
+        return total, mass
 
     def _example_gradients(self) -> dict[str, Tensor]:
         run = self.run
         if run.flops is not None:
             key = ("example gradients", tuple(shapes(batch) for batch in self.batches()))
-            run.flops.charge_beside(run, key, lambda: example_gradients(self))
+            own = run.flops.counted((run.frame.phase, key), run.model, lambda: own_gradients(self))
+            run.work.charge(sum(run.world.gathered(own)), beside=True)
         found = example_gradients(self)
         if not all(bool(torch.isfinite(rows).all()) for rows in found.values()):
             raise NonFinite("gradient of an example")
@@ -229,24 +294,29 @@ class Evaluator:
 
     def _selection(self) -> None:
         """The selector's weight of every unit, by micro-batch: one scoring pass a step, on the same random streams."""
-        if self._selected is None:
-            run, scored, start = self.run, [], 0
-            for number, batch in enumerate(self.batches()):
-                with run.buffers.aside():
-                    losses = run.forward(self.live, batch, number, False)
-                if len(losses.values) < self.sizes[number]:
-                    diagnose.refuse_scalar(self.live, len(losses.values), self.sizes[number])
-                if not torch.isfinite(losses.values).all():
-                    raise NonFinite("loss", self._culprits(losses, start))
-                if run.flops is not None:
-                    run.flops.charge(run, self.live, batch, False, scoring=True)
-                scored.append((losses, start))
-                start += self.sizes[number]
-            units = self._units(scored)
-            state = run.states["selector"]
-            chosen = self.live.selector.select(state, units)
-            diagnose.check_selection(self.live.selector, chosen, units.values)
-            self._selected = list(chosen.to(units.values.dtype).split([len(losses.values) for losses, _ in scored]))
+        if self._selected is not None:
+            return
+        parts = self.run.world.joined([self._scored(*one) for one in self.numbered()])
+        for part in parts:
+            if part.bad is not None:
+                raise part.bad
+            self.run.work.charge(part.flops, beside=True)
+        scored = [part.kept for part in parts]
+        units = self._units(scored)
+        chosen = self.live.selector.select(self.run.states["selector"], units)
+        diagnose.check_selection(self.live.selector, chosen, units.values)
+        self._selected = list(chosen.to(units.values.dtype).split([len(losses.values) for losses, _ in scored]))
+
+    def _scored(self, number: int, start: int, batch: Any) -> Part:
+        run = self.run
+        with run.buffers.aside():
+            losses = run.forward(self.live, batch, number, False)
+        if len(losses.values) < self.sizes[number]:
+            diagnose.refuse_scalar(self.live, len(losses.values), self.sizes[number])
+        finite = bool(torch.isfinite(losses.values).all())
+        flops = 0.0 if run.flops is None else run.flops.evaluation(run, self.live, batch, False)
+        bad = None if finite else NonFinite("loss", self._culprits(losses, start))
+        return Part(number, 0.0, 0.0, 0, flops, None, (losses, start), bad)
 
     def weights(self, number: int, losses: UnitLosses, start: int) -> tuple[Tensor | None, Tensor | None]:
         """Return a micro-batch's weights of (numerator, denominator); None stands for all 1."""
@@ -262,7 +332,7 @@ class Evaluator:
         weights = drawn if own is None else own * drawn
         return weights, weights if self.run.self_normalised else own
 
-    def _units(self, kept: list[tuple[UnitLosses, int]]) -> Units:
+    def _units(self, kept: list[Any]) -> Units:
         values = torch.cat([losses.values.detach().reshape(-1) for losses, _ in kept])
         examples = torch.cat(
             [

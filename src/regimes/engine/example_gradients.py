@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,28 +28,33 @@ def example_gradients(evaluate: Any) -> dict[str, Tensor]:
         Of the step, at the present weights.
     """
     run = evaluate.run
-    found: list[list[Tensor]] = []
-    mass = 0.0
+    parts = run.world.joined(own_gradients(evaluate))
+    scale = len(evaluate.plan) / math.fsum(mass for _, mass in parts)
+    rows = [rows for found, _ in parts for rows in found]
+    return {name: torch.cat(parts) * scale for name, parts in zip(run.parameters, zip(*rows))}
+
+
+def own_gradients(evaluate: Any) -> list[tuple[list[list[Tensor]], float]]:
+    """Gradients of the examples of this process's micro-batches, by chunk and parameter; and their weights' sums."""
+    run, parts = evaluate.run, []
     for number, losses, weights, own in _forwards(evaluate):
         n = evaluate.sizes[number]
         units = torch.arange(len(losses.values), device=losses.values.device)
         rows = losses.values.new_zeros(n, len(units))
         rows[units if losses.examples is None else losses.examples, units] = 1.0
         rows = rows if weights is None else rows * weights
-        found += [_batched(losses.values, part, run.trained) for part in rows.split(_CHUNK)]
-        mass += float(len(units)) if own is None else own.sum().item()
-    scale = len(evaluate.plan) / mass
-    return {name: torch.cat(parts) * scale for name, parts in zip(run.parameters, zip(*found))}
+        found = [_batched(losses.values, part, run.trained) for part in rows.split(_CHUNK)]
+        parts.append((found, float(len(units)) if own is None else own.sum().item()))
+    return parts
 
 
 def _forwards(evaluate: Any) -> Iterator[Any]:
-    run, start = evaluate.run, 0
-    for number, batch in enumerate(evaluate.batches()):
+    run = evaluate.run
+    for number, start, batch in evaluate.numbered():
         # Buffers go back only after the backward, which may read what the forward wrote.
         with run.buffers.aside(), _batchable():
             losses = run.forward(evaluate.live, batch, number, True)
             yield number, losses, *evaluate.weights(number, losses, start)
-        start += evaluate.sizes[number]
 
 
 def _batchable() -> contextlib.AbstractContextManager[Any]:

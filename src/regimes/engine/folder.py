@@ -70,7 +70,9 @@ class Folder:
         """Let the run go."""
         self._lock.release()
 
-    def begin(self, run: Run, workload_spec: Any, options: dict[str, Any]) -> dict[str, Any]:
+    def begin(
+        self, run: Run, workload_spec: Any, options: dict[str, Any], content: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Write run.json at the start, or check that what stands there is the same run.
 
         Parameters
@@ -81,13 +83,15 @@ class Folder:
             What builds the workload again; None where only the program itself does.
         options : dict
             As `regimes.run` takes them.
+        content : dict, optional
+            The identity of the run, where it is known already.
 
         Raises
         ------
         ResumeError
             If the folder holds another regime, seed, workload or code, naming what differs.
         """
-        content = identity(run)
+        content = identity(run) if content is None else content
         declared = {
             "format": FORMAT,
             "key": key(content),

@@ -38,7 +38,9 @@ class Forward:
     def __init__(self, run: Any) -> None:
         self.run, self.step = run, 0
         #: Whether forwards draw from Python's or numpy's generators; None: not yet known.
-        self.draws: bool | None = None
+        self.draws: bool | None = (
+            None if run.world.size == 1 else True
+        )  # the others could not know of a step taken again
         self._marks = Marks()
 
     def address(self, number: int) -> None:

@@ -33,6 +33,7 @@ class Reader:
     def __init__(self, sources: Mapping[str, Source], device: torch.device) -> None:
         self._sources, self._device = list(sources.values()), device
         self._starts = np.cumsum([0, *[len(source) for source in self._sources]])
+        self.random_access = all(source.random_access for source in self._sources)
         self._draws = any(source.draws for source in self._sources)
         first, *others = self._sources
         self._whole = first.beside(others) if others else first

@@ -13,9 +13,10 @@ from regimes.core.kinds import Loss
 from regimes.core.progress import Progress
 from regimes.core.randomness import Streams, seed32
 from regimes.core.regime import Regime
-from regimes.engine import ahead, arithmetic, diagnose, seam, trees, trials
+from regimes.engine import ahead, arithmetic, diagnose, distributed, seam, trees, trials
 from regimes.engine.buffers import Buffers, load_into, state_of
 from regimes.engine.compile import CompiledPhase, compile_regime, epochs
+from regimes.engine.distributed import World
 from regimes.engine.forwards import Forward, Unaddressed
 from regimes.engine.frames import Frame
 from regimes.engine.reading import Reader
@@ -42,6 +43,8 @@ class Run:
         Steps in a row that may be skipped before the run stops.
     count_flops : bool
         Whether work is counted in floating-point operations.
+    world : World, optional
+        The processes that train it together; default this one alone.
     """
 
     def __init__(
@@ -54,7 +57,9 @@ class Run:
         probes: Any = (),
         give_up: int = 10,
         count_flops: bool = True,
+        world: World | None = None,
     ) -> None:
+        self.world = World() if world is None else world
         self.workload, self.regime, self.seed, self.give_up = workload, regime, seed, give_up
         #: The last gradients, until the next backward, as in a loop that reads p.grad: where all memory of a step were
         #: free at its end, the C allocator would give it back to the system and the next begin with 1,000 page faults.
@@ -117,6 +122,7 @@ class Run:
             self.frame.cursor = seam.fresh_cursor(self, phase, self.streams.prefix)
         self._locate()
         self._fill_queue()
+        distributed.check(self)
         if phase.declaration.micro_batch == "auto":
             diagnose.refuse_randomness(self)
 

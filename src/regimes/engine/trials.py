@@ -70,6 +70,7 @@ def _push(run: Any, name: str, trial: Trial) -> None:
         "amount": amount,
         "validate": trial.validate,
         "score": trial.score,
+        "before": {},
         "records": [],
         "kept": {"weights": trees.clone(state_of(run.model)), "states": trees.clone(run.states)},
     }
@@ -87,6 +88,8 @@ def _push(run: Any, name: str, trial: Trial) -> None:
     run.states = _states(run, phase, made, {} if trial.start == "beginning" else old)
     if trial.address or _data(phase) != _data(made):
         inner.plans, inner.cursor = [], seam.fresh_cursor(run, made, run.streams.prefix)
+    if trial.validate_before:
+        about["before"] = run.validation.measure("val", account="side_flops")
     run.settle()
 
 
@@ -176,7 +179,8 @@ def _pop(run: Any, last: Any) -> None:
     run.end_trial()
     component, state = _owner(run, about["owner"])
     names = tuple(about["names"])
-    end = TrialEnd(run.position, about["records"], last.signals.get("skipped"), weights, names, scores)
+    failed = last.signals.get("skipped")
+    end = TrialEnd(run.position, about["records"], failed, weights, names, scores, about["before"])
     absorbed = component.absorb(state, end)
     if about["owner"].startswith("knobs."):
         run.states["knobs"][about["owner"].removeprefix("knobs.")] = absorbed

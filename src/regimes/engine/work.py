@@ -50,6 +50,13 @@ class Work:
         """Everything that counts."""
         return self.flops + self.side_flops
 
+    def charge(self, flops: float, beside: bool) -> None:
+        """Add evaluations of a training step, or what is made beside it (scoring passes, trials)."""
+        if beside:
+            self.side_flops += flops
+        else:
+            self.flops += flops
+
     def state(self) -> dict[str, Any]:
         """Return the account as a state tree."""
         return dict(vars(self))
@@ -67,24 +74,19 @@ class Flops:
         self._known: dict[Any, float] = {}
         self._earlier: dict[str, float] = {}
 
-    def charge(self, run: Any, live: Any, batch: Any, grad: bool, scoring: bool = False) -> None:
-        """Charge one evaluation of a micro-batch: to training, or, of a trial or a scoring pass, beside it."""
+    def evaluation(self, run: Any, live: Any, batch: Any, grad: bool) -> float:
+        """Return the operations of one evaluation of a micro-batch."""
 
         def evaluate() -> None:
             losses = run.forward(live, batch, 0, grad)
             if grad:
                 run.gradients(losses.values, None)
 
-        account = "side_flops" if scoring or run.frame.trial is not None else "flops"
         # A trial may train another part of the model, or with another loss.
         key = (
             (run.phase.declaration, grad, shapes(batch)) if run.frame.trial else (run.frame.phase, grad, shapes(batch))
         )
-        setattr(run.work, account, getattr(run.work, account) + self.counted(key, run.model, evaluate))
-
-    def charge_beside(self, run: Any, key: Any, evaluate: Callable[[], Any]) -> None:
-        """Charge what a step makes beside its training evaluations, counted once per key and phase."""
-        run.work.side_flops += self.counted((run.frame.phase, key), run.model, evaluate)
+        return self.counted(key, run.model, evaluate)
 
     def counted(self, key: Any, model: nn.Module, evaluate: Callable[[], Any]) -> float:
         """Return the operations of `evaluate`, counted once per key; buffers and random state are put back."""

@@ -14,7 +14,7 @@ from regimes.study.problems import FileErrors, Problem
 from regimes.study.yaml_text import Node
 
 #: Keys of `regimes.run` and `regimes.compare` that a file gives under a key of their own.
-_OPTIONS = dict.fromkeys(("checkpoint", "give_up", "max_time", "probes", "validate"), "options")
+_OPTIONS = dict.fromkeys(("checkpoint", "give_up", "max_time", "probes", "reduce", "validate"), "options")
 _SETTINGS = dict.fromkeys(
     ("baseline", "metric", "better", "margin", "seeds", "trials", "equal", "level", "name", "validate"), "compare"
 )

@@ -25,6 +25,7 @@ class Options(_Strict):
     checkpoint: str = "10%"
     max_time: str | float | None = None
     give_up: Annotated[int, Field(ge=1)] = 10
+    reduce: Literal["tree", "all_reduce"] = "tree"
 
 
 class Settings(_Strict):
