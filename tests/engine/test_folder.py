@@ -148,6 +148,42 @@ def test_full_disk_leaves_the_previous_checkpoint(work, tmp_path, monkeypatch):
     assert not list((tmp_path / "r" / "checkpoints").glob(".part-*"))
 
 
+LIMITED = """
+import resource, signal, sys
+import torch, regimes as rg
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+work = rg.workloads.load("digits_mlp")
+regime = rg.Regime(optimizer=rg.SGD(lr=0.1), batch_size=32, budget="12 steps")
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    rg.run(work, regime, out=sys.argv[1], checkpoint=sys.argv[3])
+except rg.ResumeError as why:
+    print(why)
+"""
+
+
+def test_a_file_that_may_not_grow_further_ends_in_a_sentence(tmp_path):
+    """A real refusal of the system's, inside the library that writes tensors: 4,810 numbers do not fit into 8,000 bytes."""
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / "r"), "8000", "50%"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    assert "the checkpoint at step 6 could not be written" in out
+    assert f"regimes resume {tmp_path / 'r'}" in out
+
+
+def test_final_weights_that_cannot_be_written_end_in_a_sentence_and_are_not_lost(work, tmp_path):
+    whole = rg.run(work, BASE, out=tmp_path / "whole")
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "final").write_text("in the way")
+    with pytest.raises(
+        rg.ResumeError, match=r"final weights could not be written \(Not a directory\); .*regimes resume"
+    ):
+        rg.run(work, BASE, out=tmp_path / "r")
+    (tmp_path / "r" / "final").unlink()
+    assert rg.run(work, BASE, out=tmp_path / "r").metrics == whole.metrics
+    final = "final/model.safetensors"
+    assert (tmp_path / "r" / final).read_bytes() == (tmp_path / "whole" / final).read_bytes()
+
+
 def test_corrupted_record_line_is_named_and_left_out(work, tmp_path):
     rg.run(work, BASE, out=tmp_path / "r")
     file = tmp_path / "r" / "records.jsonl"

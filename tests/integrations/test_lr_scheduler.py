@@ -172,7 +172,7 @@ REFUSALS = [
     (rg.Cosine(0.1), "0 steps", {}, "budget: got '0 steps'; allowed: more than nothing"),
     (rg.Cosine(0.1), "2 epochs", {"steps_per_epoch": 0}, "steps_per_epoch: got 0; allowed: an integer >= 1"),
     (rg.Cosine(0.1, warmup="1 epoch"), "9 steps", {}, "schedule.warmup: got '1 epochs'; allowed: steps, or epochs"),
-    (rg.Cosine(0.1, warmup="10 steps"), "9 steps", {}, "schedule.warmup: got '10 steps', longer than the stretch"),
+    (rg.Cosine(0.1, warmup="10 steps"), "9 steps", {}, "schedule.warmup: got '10 steps', 1.111 times the stretch"),
     (rg.Linear(0.1, -0.1), "9 steps", {}, r"schedule: Linear\(0.1, final=-0.1\) at 50.1% of the stretch got -"),
     (rg.Cosine(0.1) * rg.Plateau(), "9 steps", {}, r"schedule: got a controller .*; allowed: a Schedule"),
     ("Cosin(0.1)", "9 steps", {}, "schedule: .*did you mean 'Cosine'"),

@@ -144,7 +144,10 @@ class Schedule(Component):
         span = span.of(self.over)
         rise = self.share_of(span, "warmup", above=None)
         if rise > 1.0 + EDGE:
-            raise DeclarationError(f"got '{self.warmup}', longer than the stretch it warms up", "warmup")
+            raise DeclarationError(
+                f"got '{self.warmup}', {rise:.4g} times the stretch that it warms up; allowed: at most the whole of it",
+                "warmup",
+            )
         after = span.after(min(rise, 1.0))
         curve, stretch = self.shape(after), self._stretch(after)
         index = Progress._fields.index("fraction" if self.over == "phase" else "run_fraction")

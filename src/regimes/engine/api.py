@@ -49,7 +49,10 @@ class Session:
     def __init__(self, workload: Workload, regime: Regime, seed: int, options: dict[str, Any]) -> None:
         self.options = options
         self.checkpoint = cadence("checkpoint", options["checkpoint"])
-        self.limit = seconds(options["max_time"])
+        try:
+            self.limit = seconds(options["max_time"])
+        except DeclarationError as why:
+            raise why if why.key else why.within("max_time") from None
         if options["validate"] is not None:
             cadence("validate", options["validate"])
         self.world = distributed.join(options["reduce"])

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from regimes.core.errors import ResumeError
 from regimes.core.notation import parse
@@ -127,10 +128,10 @@ class Folder:
         name = f"step-{run.work.steps:010d}"
         try:
             path = checkpoint.write(self.checkpoints, name, {"run": run.tree(), "records_bytes": records_bytes})
-        except OSError as why:
+        except (OSError, SafetensorError) as why:
             last = next(iter(checkpoint.names(self.checkpoints)), "none")
             raise ResumeError(
-                f"the checkpoint at step {run.frame.step} could not be written ({why.strerror or why}); the last whole one "
+                f"the checkpoint at step {run.frame.step} could not be written ({_said(why)}); the last whole one "
                 f"is {last}; mend it and run: regimes resume {self.path}"
             ) from None
         checkpoint.prune(self.checkpoints, keep)
@@ -141,7 +142,13 @@ class Folder:
         return checkpoint.newest(self.checkpoints)
 
     def finish(self, run: Run, result: dict[str, Any]) -> None:
-        """Write final/ and, last of all, result.json: from then on the run is finished."""
+        """Write final/ and, last of all, result.json: from then on the run is finished.
+
+        Raises
+        ------
+        ResumeError
+            If they cannot be written; the checkpoint of the last step is there.
+        """
         from safetensors.torch import save_file
 
         weights, called = run.judged_weights()
@@ -149,22 +156,32 @@ class Folder:
         judged = raw | ({} if weights is None else _contiguous(dict(weights)))
         part = self.path / f".part-final-{os.getpid()}"
         shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        save_file(_unshared(judged), part / "model.safetensors", metadata={"weights": called})
-        if weights is not None:
-            save_file(_unshared(raw), part / "raw.safetensors", metadata={"weights": "raw"})
-        for file in part.iterdir():
-            checkpoint.sync(file)
-        shutil.rmtree(self.path / "final", ignore_errors=True)
-        part.rename(self.path / "final")
-        checkpoint.sync(self.path)
-        write_json(self.path / "result.json", result | {"weights": called})
+        try:
+            part.mkdir()
+            save_file(_unshared(judged), part / "model.safetensors", metadata={"weights": called})
+            if weights is not None:
+                save_file(_unshared(raw), part / "raw.safetensors", metadata={"weights": "raw"})
+            for file in part.iterdir():
+                checkpoint.sync(file)
+            shutil.rmtree(self.path / "final", ignore_errors=True)
+            part.rename(self.path / "final")
+            checkpoint.sync(self.path)
+            write_json(self.path / "result.json", result | {"weights": called})
+        except (OSError, SafetensorError) as why:
+            raise ResumeError(
+                f"the final weights could not be written ({_said(why)}); the last checkpoint holds the whole run; mend it "
+                f"and run: regimes resume {self.path}"
+            ) from None
 
     @property
     def result(self) -> dict[str, Any] | None:
         """The result, if the run is finished."""
         file = self.path / "result.json"
         return read_json(file) if file.exists() else None
+
+
+def _said(why: Exception) -> str:
+    return getattr(why, "strerror", None) or str(why)
 
 
 def _contiguous(tensors: dict[str, Any]) -> dict[str, Any]:
