@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from regimes.study.plan import Plan, plan
     from regimes.study.ranges import between, times
     from regimes.study.study import Study
+    from regimes.weights import *  # noqa: F403
 
 #: What is not exported by one of the packages of components: module -> names.
 _ELSEWHERE = {

@@ -35,6 +35,7 @@ def known(indices, w):
     return (x @ w - y)[:, None] * x
 
 
+@pytest.mark.exact("AdaptiveBatch")
 def test_moments_are_those_of_known_gradients():
     rows = known(torch.arange(20), torch.tensor([0.5, -1.0, 2.0]).double())
     mean = rows.mean(0)
@@ -50,6 +51,7 @@ def asked(test, rows, **fields):
     return control.value(state, Progress())
 
 
+@pytest.mark.exact("AdaptiveBatch")
 @pytest.mark.parametrize("eta", [0.1, 0.5, 3.0])
 def test_the_size_is_the_least_at_which_the_test_is_passed(eta):
     rows = known(torch.arange(25), torch.tensor([0.5, -1.0, 2.0]).double())
@@ -92,6 +94,7 @@ def test_in_a_run_it_reads_the_gradients_before_each_step():
     assert size > 4
 
 
+@pytest.mark.exact("AdaptiveBatch")
 @pytest.mark.parametrize("test", ["norm", "coordinate", "inner_product"])
 def test_it_never_shrinks_and_examples_that_agree_never_make_it_grow(test):
     run = run_of(rg.AdaptiveBatch(4, 30, 0.7, test))
@@ -110,6 +113,7 @@ def test_where_there_is_no_gradient_the_batch_is_the_largest():
     assert asked("coordinate", rows) == 2
 
 
+@pytest.mark.exact("AdaptiveBatch")
 def test_schedules_follow_samples_not_steps():
     """The rate falls with the samples, whatever the batches; a rate of nothing leaves the data order alone."""
     optimizer = rg.SGD(lr=rg.Linear(0.1))
@@ -119,6 +123,7 @@ def test_schedules_follow_samples_not_steps():
         assert record.knobs["optimizer.lr"] == pytest.approx(0.1 * (1 - record.at.samples / 240), abs=1e-15)
 
 
+@pytest.mark.exact("AdaGradNorm")
 def test_ada_grad_norm_is_its_formula():
     run, w, total = run_of(6), torch.tensor([0.5, -1.0, 2.0]).double(), 1e-8
     for _ in range(12):
@@ -129,6 +134,7 @@ def test_ada_grad_norm_is_its_formula():
         torch.testing.assert_close(run.model.w.detach(), w, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.exact("AdaGradNorm")
 def test_ada_grad_norm_of_one_coordinate_is_torchs_adagrad():
     p, q = (nn.Parameter(torch.tensor([2.0]).double()) for _ in range(2))
     theirs = torch.optim.Adagrad([q], lr=0.5, eps=0.0, initial_accumulator_value=1e-8)

@@ -17,6 +17,7 @@ from regimes.engine.run import Run
 from regimes.engine.trees import differences
 
 
+@pytest.mark.exact("AutoLRS")
 @pytest.mark.parametrize(
     ("a", "b", "c", "n"), [(2.0, -0.1, 0.5, 40), (0.3, -0.02, 1.7, 100), (-1.0, -0.3, 2.0, 20), (5.0, -1.5, 0.0, 12)]
 )
@@ -26,6 +27,7 @@ def test_parameters_of_a_series_without_noise_are_recovered(a, b, c, n):
     assert fit(10 * n) == pytest.approx(a * math.exp(b * 10 * n) + c, rel=1e-6, abs=1e-7)
 
 
+@pytest.mark.exact("AutoLRS")
 def test_fit_is_the_least_squares_of_scipy():
     noise = np.random.default_rng(0).normal(0, 0.05, 60)
     series = 1.5 * np.exp(-0.07 * np.arange(60)) + 0.4 + noise
@@ -49,6 +51,7 @@ def test_a_series_that_rises_is_forecast_to_rise():
     assert fit_exponential([1.0 + 0.1 * t for t in range(20)])(200) > 15.0
 
 
+@pytest.mark.exact("AutoLRS")
 def test_the_process_goes_through_points_without_noise():
     x, at = np.linspace(0, 1, 6), np.linspace(0, 1, 33)
     y = np.sin(3 * x) + 2
@@ -73,6 +76,7 @@ def searched(auto, floor_at=0.1):
     return state
 
 
+@pytest.mark.exact("AutoLRS")
 @pytest.mark.parametrize("best", [0.004, 0.03, 0.3])
 def test_the_search_finds_the_rate_with_the_least_forecast(best):
     auto = rg.AutoLRS(1e-3, 1.0, "100 steps", "10 steps", tries=8, kappa=1.0, outliers=0.0)
@@ -95,6 +99,7 @@ def test_much_curiosity_spreads_the_candidates():
     assert np.diff(places).min() > 0.2
 
 
+@pytest.mark.exact("AutoLRS")
 def test_stages_double_up_to_the_longest():
     auto = rg.AutoLRS(1e-3, 1.0, "10 steps", "2 steps", tries=1, longest="25 steps")
     state, lengths, position, trials = auto.init(), [], 0, []
@@ -131,6 +136,7 @@ def run_of(lr, steps=24):
     return Run(work(), rg.Regime(optimizer=optimizer, batch_size=8, budget=f"{steps} steps"), seed=2)
 
 
+@pytest.mark.exact("AutoLRS")
 def test_with_one_candidate_it_is_training_at_that_constant_rate_bit_by_bit():
     searched_run, plain = run_of(rg.AutoLRS(0.01, 1.0, "8 steps", "4 steps", tries=1, longest="8 steps")), run_of(0.1)
     outer = [record for record in searched_run if "trial" not in record.signals]
@@ -142,6 +148,7 @@ def test_with_one_candidate_it_is_training_at_that_constant_rate_bit_by_bit():
     assert searched_run.work.side_flops == plain.work.flops / 2
 
 
+@pytest.mark.exact("AutoLRS")
 def test_the_chosen_rate_is_the_one_whose_trial_promised_least():
     auto = rg.AutoLRS(0.001, 10.0, "12 steps", "4 steps", tries=5, longest="12 steps")
     records = list(run_of(auto))

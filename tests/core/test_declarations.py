@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from typing import Literal
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 import regimes as rg
 from regimes.core import paths
+from regimes.core.component import Component, fixed
 from regimes.core.duration import Duration, seconds
 from regimes.core.notation import parse
 
@@ -276,3 +278,16 @@ def test_a_bare_function_is_refused_with_what_wraps_it():
         rg.DeclarationError, match=r"loss: got <function squares.*allowed: a Loss: FromFunction\(...\) of"
     ):
         BASE.but(loss=squares)
+
+
+class Chosen(Component):
+    rows: tuple[tuple[float, ...], ...] | Literal["all"] = fixed("all", low=0)
+
+
+def test_a_word_may_stand_where_else_a_tuple_does():
+    assert Chosen().rows == Chosen(rows="all").rows == "all"
+    assert Chosen(rows="[[1, 0.5], [0]]").rows == Chosen([[1, 0.5], [0]]).rows == ((1.0, 0.5), (0.0,))
+    with pytest.raises(rg.DeclarationError, match="rows: got 'al'; did you mean 'all'?"):
+        Chosen(rows="al")
+    with pytest.raises(rg.DeclarationError, match=r"rows\.1\.0: got -1.0; allowed: a finite number >= 0"):
+        Chosen(rows=[[1], [-1]])

@@ -28,6 +28,7 @@ def rounded_by_hand(row, bits):
     return values[(row[:, None] - values).abs().argmin(1)]
 
 
+@pytest.mark.exact("RoundToNearest")
 @pytest.mark.parametrize("bits", [1, 2, 3, 8])
 @pytest.mark.parametrize("group", [None, 7])
 def test_rounding_takes_the_nearest_of_the_grids_values(bits, group):
@@ -37,11 +38,13 @@ def test_rounding_takes_the_nearest_of_the_grids_values(bits, group):
     torch.testing.assert_close(round_to_nearest(W, bits, group), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.exact("RoundToNearest")
 def test_rounding_keeps_zero_and_rows_of_zeros():
     W = torch.tensor([[0.0, 0.0], [0.0, 5.0], [-5.0, -4.9]])
     assert torch.equal(round_to_nearest(W, 2), torch.tensor([[0.0, 0.0], [0.0, 5.0], [-5.0, -5.0]]))
 
 
+@pytest.mark.exact("GPTQ")
 @pytest.mark.parametrize("group", [None, 7])
 @pytest.mark.parametrize("order", [False, True])
 def test_uncorrelated_inputs_give_rounding_to_nearest(group, order):
@@ -53,6 +56,7 @@ def test_uncorrelated_inputs_give_rounding_to_nearest(group, order):
     assert torch.equal(q[:, taken], round_to_nearest(W[:, taken], 3, group))
 
 
+@pytest.mark.exact("GPTQ")
 @pytest.mark.parametrize("group", [None, 10, 24])
 @pytest.mark.parametrize("order", [False, True])
 def test_block_size_changes_nothing(group, order):
@@ -62,6 +66,7 @@ def test_block_size_changes_nothing(group, order):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.exact("GPTQ")
 @pytest.mark.parametrize("order", [False, True])
 def test_every_step_is_the_optimal_brain_surgeons(order):
     """Quantize column 0 of what is left, move the rest by -(w_0 - q_0) / [H^-1]_00 [H^-1]_0:, drop it, invert anew."""
@@ -82,6 +87,7 @@ def test_every_step_is_the_optimal_brain_surgeons(order):
     torch.testing.assert_close(gptq(W, X, 3, order=order), q, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.exact("GPTQ")
 @pytest.mark.parametrize("bits", [2, 3, 4])
 @pytest.mark.parametrize("order", [False, True])
 def test_the_layers_output_errs_less_than_by_rounding(bits, order):
@@ -180,6 +186,7 @@ def test_kernels_are_quantized_as_matrices_of_their_patches(rule):
     torch.testing.assert_close(model[0].weight.detach().flatten(1), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.exact("GPTQ")
 def test_without_calibration_it_is_rounding_to_nearest():
     one, other = trained(), trained()
     rg.GPTQ("*.weight", bits=3, group=4).fill(one, one, iter(()), Streams(0))

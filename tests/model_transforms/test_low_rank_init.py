@@ -27,6 +27,7 @@ def changed(*patterns, **settings):
     return dict(before.named_parameters()), dict(model.named_parameters())
 
 
+@pytest.mark.exact("LowRankInit")
 @pytest.mark.parametrize("norm", ["frobenius", "spectral"])
 @pytest.mark.parametrize("rank", [1, 2, 5])
 @pytest.mark.parametrize("name", ["0.weight", "2.weight"])
@@ -42,6 +43,7 @@ def test_exactly_r_singular_values_and_the_same_norm(name, rank, norm):
     assert [n for n in before if not torch.equal(before[n], after[n])] == [name]
 
 
+@pytest.mark.exact("LowRankInit")
 def test_directions_are_those_of_the_largest_singular_values():
     """The best approximation of its rank, by Eckart and Young: what is lost is what the other values hold."""
     before, after = changed("2.weight", rank=3, norm="spectral")
@@ -50,6 +52,7 @@ def test_directions_are_those_of_the_largest_singular_values():
     assert lost == pytest.approx(s[3:].norm().item(), rel=1e-12)
 
 
+@pytest.mark.exact("LowRankInit")
 @pytest.mark.parametrize("rank", [6, 7, 1000])
 def test_full_rank_is_the_identity(rank):
     before, after = changed("*", rank=rank)
@@ -58,6 +61,7 @@ def test_full_rank_is_the_identity(rank):
         assert torch.equal(before[name], after[name]) == whole
 
 
+@pytest.mark.exact("LowRankInit")
 def test_single_precision_keeps_the_norm_to_rounding():
     matrix = torch.randn(20, 30, generator=torch.Generator().manual_seed(1))
     low = truncated(matrix, 4)
@@ -96,6 +100,7 @@ def test_on_entry_of_the_first_phase_it_makes_the_start_and_resumes():
     assert resume_chain(lambda: Run(tiny.workload("classes"), regime, seed=2), steps=4) == []
 
 
+@pytest.mark.exact("LowRankInit")
 def test_effective_rank_of_known_spectra():
     g = torch.Generator().manual_seed(3)
     u, v = (torch.linalg.qr(torch.randn(n, 4, generator=g, dtype=torch.float64)).Q for n in (7, 5))

@@ -38,6 +38,7 @@ def vectors(n, count, seed=0):
     return torch.randn(count, n, generator=draw, dtype=torch.float64) * torch.logspace(-1, 1, n, dtype=torch.float64)
 
 
+@pytest.mark.exact("MKOR")
 @pytest.mark.parametrize("decay", [0.5, 0.95, 1.0])
 def test_rank_one_inverse_is_that_of_the_dense_average(decay):
     dense, inverse = torch.eye(12, dtype=torch.float64), torch.eye(12, dtype=torch.float64)
@@ -47,11 +48,13 @@ def test_rank_one_inverse_is_that_of_the_dense_average(decay):
         assert torch.equal(inverse, inverse.T)
 
 
+@pytest.mark.exact("MKOR")
 def test_decay_one_leaves_the_inverse_bitwise():
     inverse = torch.eye(5) * 1.7
     assert torch.equal(rank_one_inverse(inverse, torch.arange(5.0), 1.0), inverse)
 
 
+@pytest.mark.exact("MKOR")
 @pytest.mark.parametrize(
     "base", [BASE, rg.AdamW(lr=0.02), rg.Groups([rg.Group("@vectors", BASE), rg.Group("*", BASE)])]
 )
@@ -125,6 +128,7 @@ def plain_rows(layer, given, g):
     return torch.cat(patches), g.permute(2, 3, 0, 1).reshape(-1, g.shape[1])
 
 
+@pytest.mark.exact("MKOR")
 @pytest.mark.parametrize(("model", "micro"), [("net", None), ("net", 4), ("conv", None)])
 def test_a_twin_by_hand_makes_the_same_steps(hand, model, micro):
     """30 steps; in float64 on both sides, so that only the way of inverting differs."""
@@ -159,6 +163,7 @@ class Handed(rg.SGD):
         return super().step(state, parameters, evaluate)
 
 
+@pytest.mark.exact("MKOR")
 def test_directions_have_the_gradients_norm_and_inverses_stay_positive_definite(hand):
     Handed.seen = []
     run = run_of(hand, rg.MKOR(Handed(lr=0.1), every=1, decay=0.8), steps=40, model=Conv)

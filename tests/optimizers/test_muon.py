@@ -21,6 +21,7 @@ def torch_names(options):
     return {{"adjust_lr": "adjust_lr_fn"}.get(name, name): value for name, value in options.items()}
 
 
+@pytest.mark.exact("Muon")
 @pytest.mark.parametrize("options", OPTIONS)
 def test_bfloat16_iteration_has_the_bits_of_torch(hand, options):
     parameters, gradients = hand.given(SHAPES, 12, torch.float32)
@@ -30,6 +31,7 @@ def test_bfloat16_iteration_has_the_bits_of_torch(hand, options):
         assert torch.equal(p, expected[name])
 
 
+@pytest.mark.exact("Muon")
 def test_float32_iteration_is_what_bfloat16_approximates(hand):
     """Both orthogonalize; 8 bits of mantissa leave about one percent."""
     matrix = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
@@ -37,6 +39,7 @@ def test_float32_iteration_is_what_bfloat16_approximates(hand):
     assert 1e-4 < (fine - coarse.float()).abs().max() < 0.03
 
 
+@pytest.mark.exact("Muon")
 @pytest.mark.parametrize("shape", [*SHAPES, (1, 7)])
 def test_iteration_moves_singular_values_by_its_polynomial(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -55,6 +58,7 @@ def test_iteration_does_not_change_its_argument():
     assert torch.equal(matrix, kept)
 
 
+@pytest.mark.exact("Muon")
 def test_convolution_is_its_flattened_matrix(hand):
     """(out, in, height, width) is scaled and orthogonalized as (out, in * height * width)."""
     parameters, gradients = hand.given([(16, 2, 2, 2)], 4, torch.float32)
@@ -65,6 +69,7 @@ def test_convolution_is_its_flattened_matrix(hand):
     assert torch.equal(parameters["p0"].view(16, 8), flat["p0"])
 
 
+@pytest.mark.exact("Muon")
 def test_scale_follows_the_flattened_shape(hand):
     """RMS of the first update is lr sqrt(max(1, out / rest)) |NS| / sqrt(numel), not that of the kernel's width."""
     parameters, gradients = hand.given([(16, 1, 2, 2)], 1, torch.float32)

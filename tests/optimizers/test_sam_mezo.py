@@ -18,6 +18,7 @@ def trained(hand, optimizer, steps=12, **more):
     return [p.detach().clone() for p in run.parameters.values()]
 
 
+@pytest.mark.exact("SAM")
 @pytest.mark.parametrize("base", [rg.SGD(lr=0.1, momentum=0.9), rg.AdamW(lr=0.02)])
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_radius_zero_is_the_base_rule(hand, base, adaptive):
@@ -25,6 +26,7 @@ def test_radius_zero_is_the_base_rule(hand, base, adaptive):
     assert all(torch.equal(p, q) for p, q in zip(alone, around))
 
 
+@pytest.mark.exact("SAM")
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_sam_equals_two_evaluations_by_hand(hand, adaptive):
     regime = rg.Regime(
@@ -58,6 +60,7 @@ def test_sam_equals_two_evaluations_by_hand(hand, adaptive):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.exact("SAM")
 def test_sam_leaves_the_second_gradient_to_the_transforms(hand):
     """Clipping sees the gradient that the base rule uses, once: no step is longer than lr c."""
     before = [
@@ -71,6 +74,7 @@ def test_sam_leaves_the_second_gradient_to_the_transforms(hand):
     assert moved == pytest.approx(1e-3, rel=1e-2)
 
 
+@pytest.mark.exact("MeZO")
 def test_mezo_equals_a_twin_that_stores_its_noise(hand):
     """The twin keeps z and the first weights; rounding of the walk back is all that may differ."""
     rule = rg.MeZO(lr=0.02, eps=1e-2, weight_decay=0.1)
@@ -95,6 +99,7 @@ def test_mezo_equals_a_twin_that_stores_its_noise(hand):
         torch.testing.assert_close(p.double(), q, rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.exact("MeZO")
 def test_mezo_moves_weights_that_do_not_lie_in_rows(hand):
     weight = nn.Parameter(torch.zeros(2, 3, 2, 2).to(memory_format=torch.channels_last))
     rg.MeZO._add({"w": weight}, hand.Stub((), seed=3), 2.0)

@@ -76,6 +76,7 @@ NETS = {
 }
 
 
+@pytest.mark.exact("Laziness")
 @pytest.mark.parametrize("name", NETS)
 def test_kernel_equals_one_backward_for_each_output(name):
     torch.manual_seed(4)
@@ -83,6 +84,7 @@ def test_kernel_equals_one_backward_for_each_output(name):
     torch.testing.assert_close(kernel_of(model, x), kernel_by_loop(model, x).detach(), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.exact("Laziness")
 def test_kernel_of_a_two_layer_linear_network_in_closed_form():
     """f = A W x: with A (k, h) and W (h, d), K = (x . x') A A^T + (W x . W x') I."""
     torch.manual_seed(0)
@@ -100,6 +102,7 @@ def test_kernel_of_some_outputs_and_parameters():
     torch.testing.assert_close(some, whole[kept][:, kept].detach(), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.exact("Laziness")
 def test_values_equal_the_formulas_between_two_networks():
     model, initial = trained(net())
     x = inputs(7, seed=9)
@@ -141,6 +144,7 @@ class Scaled(nn.Module):
         return self.factor * self.inner(x)
 
 
+@pytest.mark.exact("Laziness")
 @pytest.mark.parametrize("factor", [-1.0, 1e-3, 1e4])
 def test_kernel_alignment_does_not_depend_on_the_scale_of_the_output(factor):
     model, initial = trained(net())
@@ -160,6 +164,7 @@ class Polynomial(nn.Module):
         return self.readout(torch.cat([x, x**2, x.sin()], 1))
 
 
+@pytest.mark.exact("Laziness")
 def test_a_model_linear_in_its_parameters_is_lazy_however_far_it_goes():
     torch.manual_seed(0)
     model, initial = trained(Polynomial(), steps=200)

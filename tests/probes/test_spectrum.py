@@ -32,12 +32,14 @@ def read(probe, x, batches=None, model=None):
 # -- known spectra ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.exact("RankMe")
 @pytest.mark.parametrize("of", ["eigenvalues", "singular_values"])
 @pytest.mark.parametrize("d", [1, 2, 7, 20])
 def test_isotropic_features_have_the_rank_of_their_number(d, of):
     assert read(rg.RankMe(of=of, eps=0.0), features_with([2.5] * d))[""] == pytest.approx(d, rel=1e-12)
 
 
+@pytest.mark.exact("RankMe")
 @pytest.mark.parametrize("k", [1, 3, 11])
 def test_k_equal_directions_of_many_have_rank_k(k):
     x = features_with([0.7] * k + [0.0] * (12 - k))
@@ -46,6 +48,7 @@ def test_k_equal_directions_of_many_have_rank_k(k):
     assert read(rg.RankMe(eps=0.0, of="singular_values"), x)[""] == pytest.approx(k, rel=1e-5)
 
 
+@pytest.mark.exact("RankMe")
 def test_unequal_spectra_equal_the_formula_with_its_eps():
     values = [5.0, 3.0, 1.0, 0.5, 0.2]
     for of, spectrum in (("eigenvalues", values), ("singular_values", [v**0.5 for v in values])):
@@ -54,11 +57,13 @@ def test_unequal_spectra_equal_the_formula_with_its_eps():
         assert read(rg.RankMe(of=of, eps=1e-3), features_with(values))[""] == pytest.approx(wanted, rel=1e-12)
 
 
+@pytest.mark.exact("RankMe")
 def test_features_that_do_not_vary_have_rank_zero():
     assert read(rg.RankMe(), torch.full((8, 3), 0.5, dtype=torch.float64)) == {"": 0.0}
     assert rank_of(torch.zeros(3), 1e-7) == 0.0
 
 
+@pytest.mark.exact("AlphaReQ")
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0, 2.3])
 @pytest.mark.parametrize("window", [None, (1, 24), (3, 9)])
 def test_an_exact_power_law_gives_its_exponent(alpha, window):
@@ -69,6 +74,7 @@ def test_an_exact_power_law_gives_its_exponent(alpha, window):
     assert found["ranks"] == {None: 22, (1, 24): 24, (3, 9): 7}[window]
 
 
+@pytest.mark.exact("AlphaReQ")
 @pytest.mark.parametrize(("d", "ranks"), [(8, 8), (20, 18), (99, 90), (100, 90), (130, 90)])
 def test_the_window_follows_the_number_of_features(d, ranks):
     """From 1 + d // 10, at most 11, to at most 100."""
@@ -80,6 +86,7 @@ def test_the_window_follows_the_number_of_features(d, ranks):
     }
 
 
+@pytest.mark.exact("AlphaReQ")
 def test_the_fit_is_least_squares_over_the_window_alone():
     values = torch.tensor([9.0, 7.0, 2.0, 1.9, 0.3, 0.01], dtype=torch.float64)
     x = torch.arange(2, 6, dtype=torch.float64).log()
@@ -91,6 +98,7 @@ def test_the_fit_is_least_squares_over_the_window_alone():
     assert fit.residual == pytest.approx(rest.square().mean().sqrt().item(), rel=1e-12)
 
 
+@pytest.mark.exact("AlphaReQ")
 def test_rounding_is_left_out_of_the_fit():
     x = features_with([1.0, 1 / 4, 1 / 9, 1 / 16, 0.0, 0.0])
     found = read(rg.AlphaReQ(window=(1, 6)), x)
@@ -99,6 +107,7 @@ def test_rounding_is_left_out_of_the_fit():
         read(rg.AlphaReQ(window=(4, 6)), x)
 
 
+@pytest.mark.exact("RankMe", "AlphaReQ")
 @pytest.mark.parametrize("probe", [rg.RankMe(), rg.RankMe(of="singular_values"), rg.AlphaReQ(window=(1, 6))])
 def test_rotation_scale_and_offset_change_nothing(probe):
     x = features_with([4.0, 3.0, 2.0, 1.0, 0.6, 0.1])
@@ -110,6 +119,7 @@ def test_rotation_scale_and_offset_change_nothing(probe):
 # -- sums by batch ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.exact("RankMe", "AlphaReQ")
 @pytest.mark.parametrize("cuts", [[1] * 10, [3, 7], [9, 1], [10]])
 def test_sums_by_batch_equal_the_explicit_covariance(cuts):
     """Also where the mean is 10^6 standard deviations away and raw sums would have lost half their digits."""

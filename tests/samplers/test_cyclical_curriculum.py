@@ -22,6 +22,7 @@ SEQUENCES = {
 }
 
 
+@pytest.mark.exact("CyclicalCurriculum")
 @pytest.mark.parametrize("pacing", SEQUENCES)
 def test_shares_are_those_of_the_paper(pacing):
     found = list(islice(rg.CyclicalCurriculum(pacing=pacing).shares(), len(SEQUENCES[pacing])))
@@ -33,6 +34,7 @@ def test_ends_are_reached_whatever_the_factor():
     assert found == pytest.approx([0.3, 0.5, 0.8, 0.48, 0.3, 0.5, 0.8, 0.48])
 
 
+@pytest.mark.exact("CyclicalCurriculum")
 def test_rounds_walk_once_through_so_many_examples():
     view = view_of(SIZE, {"loss": np.linspace(0.1, 3.0, SIZE)})
     sampler = rg.CyclicalCurriculum(by="loss")
@@ -44,6 +46,7 @@ def test_rounds_walk_once_through_so_many_examples():
         place += len(members)
 
 
+@pytest.mark.exact("CyclicalCurriculum")
 def test_the_constant_whole_is_reshuffling_bitwise():
     view = view_of(SIZE, {"loss": np.linspace(0.1, 3.0, SIZE)})
     one, other = (
@@ -53,6 +56,7 @@ def test_the_constant_whole_is_reshuffling_bitwise():
     assert one == other
 
 
+@pytest.mark.exact("CyclicalCurriculum")
 def test_draws_have_the_chances_of_choice_without_replacement():
     """Pairs of three examples, their chances in closed form and those of numpy's own sequential draw."""
     losses = np.array([0.5, 1.0, 2.0])
@@ -82,6 +86,7 @@ def run_of(sampler, budget="40 steps"):
     return Run(work(), rg.Regime(optimizer=rg.SGD(lr=0.3), batch_size=5, budget=budget, sampler=sampler), seed=3)
 
 
+@pytest.mark.exact("CyclicalCurriculum")
 def test_scores_are_the_losses_of_a_model_trained_in_uniform_order():
     run = run_of(rg.CyclicalCurriculum(scoring="20 steps"))
     trial = [run.step() for _ in range(20)]

@@ -20,6 +20,7 @@ def rounds(sampler, count, size, **kwargs):
     return walked(sampler, count * size, **kwargs).reshape(count, size)
 
 
+@pytest.mark.exact("RandomSubset")
 def test_without_replacement_every_example_comes_once_in_one_over_r_rounds():
     found = rounds(rg.RandomSubset(0.2), 15, 12)
     for begin in range(0, 15, 5):
@@ -36,12 +37,14 @@ def test_a_rest_that_is_too_short_is_left_out():
     assert found[2:].reshape(-1).tolist() == order[1, :48].tolist()
 
 
+@pytest.mark.exact("RandomSubset")
 @pytest.mark.parametrize("n", [1, 7, 60, 77])
 def test_all_of_the_data_is_reshuffling_bitwise(n):
     total = 300 // n * n
     assert walked(rg.RandomSubset(1.0), total, n).tolist() == walked(rg.Reshuffle(), total, n).tolist()
 
 
+@pytest.mark.exact("RandomSubset")
 def test_with_replacement_each_example_is_in_a_round_with_chance_r():
     found = rounds(rg.RandomSubset(0.2, "with_replacement"), 2000, 12)
     assert all(len(set(members)) == 12 for members in found)
@@ -55,6 +58,7 @@ def test_with_replacement_each_example_is_in_a_round_with_chance_r():
     assert neighbours == pytest.approx(12 * 0.2, abs=0.15)
 
 
+@pytest.mark.exact("RandomSubset")
 def test_a_fixed_subset_is_walked_through_in_new_orders():
     found = rounds(rg.RandomSubset(0.2, "fixed"), 6, 12)
     assert len({tuple(sorted(members)) for members in found}) == 1

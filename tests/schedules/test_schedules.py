@@ -21,6 +21,9 @@ TABLES = [
     (rg.Linear(1.0, warmup="50%"), {0: 0, 0.25: 0.5, 0.5: 1, 0.75: 0.5, 1: 0}),
     (rg.Cosine(1.0), {0: 1, 1 / 3: 0.75, 0.5: 0.5, 2 / 3: 0.25, 1: 0}),
     (rg.Cosine(1.0, 0.1, warmup="25%"), {0: 0, 0.25: 1, 0.5: 0.775, 1: 0.1}),
+    (rg.DampedCosine(1.0, 0.5, 0.0), {0: 1, 1 / 3: 0.75, 0.5: 0.5, 2 / 3: 0.25, 1: 0}),
+    (rg.DampedCosine(1.0, 1.5, math.log(8), 0.2), {0: 1, 1 / 3: 0.2, 0.5: 0.2 + 0.4 / SQRT(8), 2 / 3: 0.4, 1: 0.2}),
+    (rg.DampedCosine(1.0, 1.5, math.log(16), warmup="20%"), {0.1: 0.5, 0.2: 1, 0.6: 0.125, 1: 0}),
     (rg.Polynomial(1.0, 3.0), {0: 1, 0.5: 0.125, 1: 0}),
     (rg.Polynomial(1.0, 0.5, 0.5), {0: 1, 0.75: 0.75, 1: 0.5}),
     (rg.Exponential(1.0, 0.01), {0: 1, 0.5: 0.1, 1: 0.01}),
@@ -63,6 +66,7 @@ TABLES = [
 ]
 
 
+@pytest.mark.exact("REX")
 @pytest.mark.parametrize(("schedule", "table"), TABLES, ids=[repr(s) for s, _ in TABLES])
 def test_closed_table(schedule, table):
     assert [schedule(f) for f in table] == pytest.approx(list(table.values()), abs=1e-14, rel=1e-12)
@@ -132,6 +136,22 @@ def test_restarts_stay_on_their_steps_however_far():
             assert start == 0.0 or before < 0.01
 
 
+@pytest.mark.exact("DampedCosine")
+def test_a_damped_cosine_is_a_cosine_at_one_half():
+    damped, cosine = rg.DampedCosine(3e-3, 0.5, 0.0, 1e-4, warmup="7%"), rg.Cosine(3e-3, 1e-4, warmup="7%")
+    assert [damped(f / 100) for f in range(101)] == [cosine(f / 100) for f in range(101)]
+
+
+@pytest.mark.exact("DampedCosine")
+def test_a_damped_cosine_touches_its_envelope_and_its_floor():
+    for cycles in (1, 2.5, 4):
+        schedule = rg.DampedCosine(1.0, cycles, 2.0, 0.1)
+        for swing in range(int(cycles) + 1):
+            assert schedule(swing / cycles) == pytest.approx(0.1 + 0.9 * math.exp(-2 * swing / cycles), rel=1e-12)
+        for swing in range(int(cycles + 0.5)):
+            assert schedule((swing + 0.5) / cycles) == pytest.approx(0.1, rel=1e-12)
+
+
 def test_long_warm_ups():
     assert rg.Cosine(1.0, warmup="100%")(0.5) == 0.5
     assert rg.Cosine(1.0, warmup="100%")(1.0) == 1.0
@@ -140,11 +160,16 @@ def test_long_warm_ups():
 
 
 REFUSALS = [
-    (lambda: rg.Cosine(1.0, warmup="101%")(0.5), "warmup: got '101%', longer than the stretch"),
+    (
+        lambda: rg.Cosine(1.0, warmup="101%")(0.5),
+        "warmup: got '101%', 1.01 times the stretch that it warms up; allowed: at most the whole of it",
+    ),
     (lambda: rg.Cosine(1.0, warmup="5 steps")(0.5), "warmup: got '5 steps', but nothing here says how many"),
     (lambda: rg.Cosine(1.0, inclusive=True)(0.5), "inclusive: needs a known number of steps"),
     (lambda: rg.Exponential(1.0, 0.0), "factor: got 0.0; allowed: a finite number > 0"),
     (lambda: rg.Exponential(1.0, 0.5, every="0%")(0.5), "every: got '0%'; allowed: more than nothing"),
+    (lambda: rg.DampedCosine(1.0, 0.0, 1.0), "cycles: got 0.0; allowed: a finite number > 0"),
+    (lambda: rg.DampedCosine(1.0, 0.5, -0.1), "damping: got -0.1; allowed: a finite number >= 0"),
     (lambda: rg.InverseSqrt(1.0), "timescale: needs a value, or a warmup"),
     (lambda: rg.InverseSqrt(1.0, "0%")(0.5), "timescale: got '0%'; allowed: more than nothing"),
     (lambda: rg.Step(1.0), "milestones: Step needs a value"),

@@ -255,6 +255,7 @@ def test_inverse_sqrt_is_that_of_the_paper_and_of_transformers():
     agree(rg.InverseSqrt(PEAK, f"{scale} steps", warmup=f"{warm} steps"), of("LambdaLR", factor), total)
 
 
+@pytest.mark.exact("REX")
 def test_rex_of_its_paper():
     rex = rg.REX(0.4)
     assert (rex(0.0), rex(1.0)) == (0.4, 0.0)

@@ -67,9 +67,21 @@ def test_claim(low, high, outcome):
     assert claim_outcome(low, high, 1.0) == outcome
 
 
+@pytest.mark.parametrize(("low", "high", "outcome"), [
+    (-EDGE, 3.0, "shown"), (-0.5, 0.5, "shown"), (-EDGE, -0.1, "shown"), (1.0, 2.0, "shown"),
+    (-1.0, 1.0, "inconclusive"), (-3.0, -EDGE, "inconclusive"), (-math.inf, math.inf, "inconclusive"),
+    (-3.0, -1.0, "contradicted"), (-math.inf, -2.0, "contradicted"),
+])  # fmt: skip
+def test_a_claim_that_says_not_worse(low, high, outcome):
+    """The mirror of contradicting that an arm is better: swap the arms, and each is the other."""
+    assert claim_outcome(low, high, 1.0, "not worse") == outcome
+    swapped = claim_outcome(-high, -low, 1.0)
+    assert (outcome == "shown") == (swapped == "contradicted")
+
+
 @pytest.mark.parametrize("margin", [0, -0.1, math.nan, math.inf])
 def test_a_margin_is_above_zero(margin):
-    for judge in (verdict, claim_outcome):
+    for judge in (verdict, claim_outcome, lambda *ends: claim_outcome(*ends, "not worse")):
         with pytest.raises(ValueError, match=r"margin: got .*above 0"):
             judge(0.0, 1.0, margin)
 

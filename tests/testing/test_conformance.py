@@ -27,6 +27,7 @@ LEAST = {
     "sampler": 16,
     "schedule": 16,
     "selector": 14,
+    "weights": 6,
 }
 
 

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from regimes.workloads.synthetic import add_noise, alpha_bar, modular_addition, philox, teacher_student, two_moons
+from regimes.workloads.synthetic import (
+    add_noise,
+    alpha_bar,
+    modular_addition,
+    philox,
+    skill_chain,
+    teacher_student,
+    two_moons,
+)
 
 
 def same(a, b):
@@ -31,6 +39,7 @@ def test_philox_is_numpys_keyed_by_a_hash_of_name_and_seed():
         lambda seed: teacher_student(seed=seed).train,
         lambda seed: two_moons(seed=seed),
         lambda seed: modular_addition(p=11, seed=seed).train,
+        lambda seed: skill_chain(seed=seed)["skill5"].train,
     ],
 )
 def test_the_seed_decides_and_no_global_generator_is_touched(make):
@@ -140,3 +149,42 @@ def test_refusals(make, sentence):
     with pytest.raises(ValueError) as refused:
         make()
     assert sentence in str(refused.value)
+
+
+def test_skills_are_sums_of_one_term_more_each_over_the_same_chains_of_which_none_comes_twice():
+    made = skill_chain(skills=3, modulus=4, length=5, train=500, held_out=100, seed=2)
+    assert list(made) == ["skill1", "skill2", "skill3"]
+    chains = []
+    for split, count in (("train", 500), ("val", 100), ("test", 100)):
+        tables = [getattr(table, split) for table in made.values()]
+        terms = tables[0].x[:, :20].unflatten(1, (5, 4))
+        assert torch.equal(terms.sum(2), torch.ones(count, 5))
+        digits = terms.argmax(2)
+        for place, table in enumerate(tables):
+            asked = torch.eye(3)[place].expand(count, 3)
+            assert torch.equal(table.x, torch.cat((terms.flatten(1), asked), 1))
+            assert table.y.tolist() == [sum(row[: place + 1]) % 4 for row in digits.tolist()]
+        chains += map(tuple, digits.tolist())
+    assert len(set(chains)) == 700
+
+
+def test_all_chains_of_two_values_are_equal_and_opposite():
+    table = skill_chain(skills=2, modulus=2, length=2, train=2, held_out=1)["skill2"]
+    x, y = (torch.cat(parts) for parts in zip(table.train, table.val, table.test))
+    signs = 1 - 2 * x[:, [1, 3]]
+    assert sorted(signs.tolist()) == [[-1, -1], [-1, 1], [1, -1], [1, 1]]
+    assert torch.equal(1 - 2 * y, signs.prod(1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"length": 4}, "length: got 4; allowed is a whole number of at least 5"),
+        ({"modulus": 1}, "modulus: got 1; allowed is a whole number of at least 2"),
+        ({"length": 11}, r"length: got 11; allowed are at most 2\^24 chains, and there would be 48828125"),
+        ({"train": 15000}, "train: got 15000 chains and twice 512 held out; there are 15625 in all"),
+    ],
+)
+def test_chains_that_cannot_be_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        skill_chain(**arguments)

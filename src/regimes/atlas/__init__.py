@@ -13,6 +13,8 @@ from typing import Any
 # Standard library only, and little of it: `regimes list` reads this in the time that click takes to start.
 
 INDEX = os.path.join(os.path.dirname(__file__), "index.json")
+#: Title, axis and kind of every row of the field's catalogue that a card names.
+ROWS = os.path.join(os.path.dirname(__file__), "rows.json")
 VERDICTS = os.path.join(os.path.dirname(__file__), "verdicts.json")
 #: The plug-in kinds, in the order in which they are listed.
 KINDS = (
@@ -26,6 +28,7 @@ KINDS = (
     "loss",
     "selector",
     "model_transform",
+    "weights",
     "probe",
 )
 AXES = ("rates", "order", "distribution", "phases", "regime")
@@ -58,7 +61,62 @@ def verdicts(name: str) -> list[dict[str, Any]]:
     if not os.path.exists(VERDICTS):
         return []
     with open(VERDICTS, encoding="utf-8") as file:
-        return [row for row in json.load(file)["verdicts"] if row["component"] == name]
+        found = [row for row in json.load(file)["verdicts"] if row["component"] == name]
+    code = _code(name) if found else ""
+    return [row | {"stale": row["code"] != code} for row in found]
+
+
+def _code(name: str) -> str:
+    """Digest of the source of a component's module, without importing it; as `regimes.study.verify.code_of`."""
+    import hashlib
+
+    entry = find(name)
+    if entry is None:
+        return ""
+    package = os.path.dirname(os.path.dirname(__file__))
+    with open(os.path.join(package, *entry["module"].split(".")[1:]) + ".py", "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()[:16]
+
+
+def rows() -> list[dict[str, Any]]:
+    """Return the rows of the field's catalogue that the package covers, each with its components and its evidence.
+
+    Returns
+    -------
+    list of dict
+        ``id, title, axis, kind, components`` and ``evidence``: numbers of ``exact`` tests and of checks of the conformance
+        suite (``property``), and ``claims`` with their recorded verdicts, None where one is not re-tested yet.
+
+    Examples
+    --------
+    >>> next(row for row in rows() if row["id"] == "rs2")["components"]
+    ['RandomSubset']
+    """
+    with open(ROWS, encoding="utf-8") as file:
+        known = json.load(file)
+    evidence = load().get("evidence", {"exact": {}, "property": {}})
+    covering: dict[str, list[dict[str, Any]]] = {}
+    for entry in load()["components"]:
+        for row in entry["rows"]:
+            covering.setdefault(row, []).append(entry)
+    return [
+        {"id": row, **known[row], "components": [entry["name"] for entry in entries]}
+        | {"evidence": _evidence(entries, evidence)}
+        for row, entries in sorted(covering.items())
+    ]
+
+
+def _evidence(entries: list[dict[str, Any]], counts: dict[str, dict[str, int]]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        kind: sum(counts[kind].get(entry["name"], 0) for entry in entries) for kind in ("exact", "property")
+    }
+    return found | {"claims": [_claim(entry, text) for entry in entries for text in entry["claims"]]}
+
+
+def _claim(entry: dict[str, Any], text: str) -> dict[str, Any]:
+    nothing = dict.fromkeys(("verdict", "effect", "low", "high", "margin", "n", "scale", "paper_scale", "stale"))
+    found = next((row for row in verdicts(entry["name"]) if row["text"] == text), nothing)
+    return {"component": entry["name"], "text": text} | {name: found[name] for name in nothing}
 
 
 def docstring(entry: dict[str, Any]) -> str:

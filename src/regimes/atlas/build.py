@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import json
@@ -18,6 +19,7 @@ from regimes.core.fields import MISSING, UNSET, Info
 from regimes.core.registry import PACKAGES, REGISTRY
 
 _PLAIN = {int: "an integer", float: "a finite number", bool: "True or False", str: "text", type(None): "None"}
+TESTS = Path(__file__).parents[3] / "tests"
 #: What stands in a declaration beside the components of a kind.
 _CORE = "regimes.core"
 
@@ -39,7 +41,39 @@ def build() -> dict[str, Any]:
     return {
         "components": [describe(cls) for cls in sorted(found, key=lambda cls: cls.__name__)],
         "exports": dict(sorted(exports.items())),
+        "evidence": {
+            "exact": exact_tests(),
+            "property": checks([cls for cls in found if getattr(cls, "card", None) and cls.card.rows]),
+        },
     }
+
+
+def exact_tests() -> dict[str, int]:
+    """Return how many tests of its mathematics each component has: those that say ``@pytest.mark.exact("Name")``.
+
+    Tests are no part of the package: they are counted where its sources lie beside them.
+    """
+    counts: dict[str, int] = {}
+    for file in sorted(TESTS.rglob("test_*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            for name in _exact_of(node):
+                counts[name] = counts.get(name, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def _exact_of(node: ast.AST) -> list[str]:
+    if not isinstance(node, ast.FunctionDef):
+        return []
+    calls = [mark for mark in node.decorator_list if isinstance(mark, ast.Call)]
+    chosen = [call for call in calls if ast.unparse(call.func) == "pytest.mark.exact"]
+    return [ast.literal_eval(argument) for call in chosen for argument in call.args]
+
+
+def checks(classes: list[Any]) -> dict[str, int]:
+    """Return how many checks of the conformance suite each of these has to pass."""
+    from regimes.testing import conformance
+
+    return {cls.__name__: len(list(conformance.checks(cls))) for cls in sorted(classes, key=lambda cls: cls.__name__)}
 
 
 def describe(cls: Any) -> dict[str, Any]:
@@ -115,7 +149,8 @@ def text() -> str:
     index = build()
     rows = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in index["components"])
     exports = ",\n".join(f"{json.dumps(name)}: {json.dumps(module)}" for name, module in index["exports"].items())
-    return f'{{"components": [\n{rows}\n],\n"exports": {{\n{exports}\n}}}}\n'
+    evidence = json.dumps(index["evidence"])
+    return f'{{"components": [\n{rows}\n],\n"exports": {{\n{exports}\n}},\n"evidence": {evidence}\n}}\n'
 
 
 def main() -> None:

@@ -1,3 +1,5 @@
 """Augmentations: what happens to a fetched batch, with addressed randomness."""
 
-__all__: list[str] = []
+from regimes.augment.mask_words import MaskWords
+
+__all__ = ["MaskWords"]

@@ -20,6 +20,7 @@ COMMANDS = {
     "show": "Show a component's card, a run or a study.",
     "diff": "Show where two declarations or runs differ.",
     "list": "List components by kind.",
+    "atlas": "List what the literature proposes and the package covers, with evidence.",
     "runs": "List the runs below a folder.",
     "index": "Write the index of a folder of runs anew.",
     "new": "Write a component of your own, with its test.",

@@ -34,7 +34,7 @@ def command(kind: str | None, axis: str | None, everything: bool, as_json: bool)
     """List components by kind.
 
     KIND is schedule, controller, optimizer, averager, grad_transform, sampler, augment, loss, selector,
-    model_transform or probe.
+    model_transform, weights or probe.
     """
     kinds = atlas.KINDS if kind is None else (kind,)
     chosen = _chosen(kinds, axis, everything)

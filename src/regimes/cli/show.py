@@ -71,6 +71,7 @@ def _show_component(name: str, as_json: bool) -> None:
     found = {row["text"]: row for row in atlas.verdicts(entry["name"])}
     for text in entry["claims"]:
         judged = f" [{found[text]['verdict']} at {found[text]['scale']}]" if text in found else " [not yet re-tested]"
+        judged += " (stale: the code has changed since)" if text in found and found[text]["stale"] else ""
         click.echo(f"  claim:   {text}{judged}")
     rows = [[f["name"], "required" if f["default"] is None else f["default"], f["allowed"]] for f in entry["fields"]]
     if rows:

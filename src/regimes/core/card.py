@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,14 @@ class Claim:
         The study as it would stand in a YAML file.
     paper_scale : str
         At what size the paper showed it.
+    says : "better" or "not worse"
+        What is claimed of the study's arm: that it is better than the baseline, or not worse by a margin.
     """
 
     text: str
     study: dict[str, Any]
     paper_scale: str = ""
+    says: Literal["better", "not worse"] = "better"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from regimes.core.duration import Duration
 from regimes.core.errors import DeclarationError, nearest, show
@@ -220,7 +220,10 @@ def coerce(value: Any, annotation: Any, spec: Spec, key: str) -> Any:
         except DeclarationError as why:
             raise why.within(key) from None
     kinds = tuple(c for c in choices if isinstance(c, type) and issubclass(c, Component))
+    words = [word for c in choices if typing.get_origin(c) is Literal for word in typing.get_args(c)]
     if kinds:
+        if isinstance(value, str) and value in words:
+            return value
         if isinstance(value, str):
             value = parsed(value, key, kinds=tuple(kind.kind for kind in kinds if kind.kind))
         if float in choices and isinstance(value, int | float) and not isinstance(value, bool):
@@ -231,8 +234,18 @@ def coerce(value: Any, annotation: Any, spec: Spec, key: str) -> Any:
         return value
     for choice in choices:
         if typing.get_origin(choice) is tuple:
+            if words and isinstance(value, str) and value.isidentifier():
+                return _one_of(words, value, key)
             return _coerce_tuple(value, choice, spec, key)
     return _coerce_plain(value, annotation, choices, spec, key)
+
+
+def _one_of(words: list[str], value: str, key: str) -> str:
+    """A word that may stand where else a tuple does."""
+    if value not in words:
+        hint = nearest(value, words)
+        raise DeclarationError(f"got {show(value)}; {hint}", key)
+    return value
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:

@@ -393,6 +393,11 @@ class Loss(Stateful):
     #: The loss of a batch is the sum over its examples of functions of each example alone.
     separable: ClassVar[bool] = True
 
+    @property
+    def asks(self) -> bool:
+        """Whether it reads what data that ask the model (rollouts) are told; where it does not, they do not ask."""
+        return True
+
     def init(self) -> State:
         """Return the memory of the loss (a teacher, a temperature) before training."""
         return {}
@@ -527,11 +532,15 @@ class TransformResult(NamedTuple):
     names : mapping of str to (str or None)
         New parameter name -> old name, or None for a new parameter.
     rules : mapping of str to str
-        State key -> "copy", "zeros" or "tile", for parameters whose shape changed.
+        State key -> "copy", "zeros" or "tile", for parameters whose shape changed; "*" speaks for all other keys.
+    indices : mapping of str to tuple of (Tensor or None)
+        New parameter whose shape changed -> for each axis, the old index of every new one (None: as it was). What
+        "tile" follows; without it, state is repeated as a whole.
     """
 
     names: Mapping[str, str | None]
     rules: Mapping[str, str] = {}
+    indices: Mapping[str, tuple[Tensor | None, ...]] = {}
 
 
 class ModelTransform(Stateful):
@@ -546,6 +555,24 @@ class ModelTransform(Stateful):
     def fill(self, model: nn.Module, before: nn.Module, batches: Any, streams: Streams) -> TransformResult:
         """Write values into the new model once, and map parameter names."""
         return TransformResult({name: name for name, _ in model.named_parameters()})
+
+
+class Weights(Component):
+    """The weights of a model as a value: a teacher, a start, an ingredient."""
+
+    kind = "weights"
+
+    def load(self) -> Mapping[str, Tensor]:
+        """Return parameters and buffers by name."""
+        raise NotImplementedError(f"{type(self).__name__} loads nothing")
+
+    def flops(self) -> float:
+        """Return the work that they cost and that counts as the run's; parts count for themselves."""
+        return 0.0
+
+    def digest(self) -> str:
+        """Return a digest of their content, for the identity of the run that uses them."""
+        raise NotImplementedError(f"{type(self).__name__} has no digest")
 
 
 class Probe(Component):

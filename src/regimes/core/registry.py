@@ -25,6 +25,7 @@ PACKAGES = tuple(
         "schedules",
         "selectors",
         "sources",
+        "weights",
     )
 )
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Source:
@@ -18,6 +21,9 @@ class Source:
     example_tokens: int | None = None
     #: Whether reading an example may draw random numbers: then reading is addressed, at some cost.
     draws: bool = False
+    #: Whether a batch is not whole before the model has been asked (`ask`): rollouts. It is then read once a step, at
+    #: the weights with which the step begins, whatever `lag` is; the work is charged beside.
+    asks: bool = False
     #: Whether any example can be read at any time.
     random_access: bool = True
     #: What a resume can promise: data by index is exact; data that is read in order says it here.
@@ -29,6 +35,21 @@ class Source:
     def fetch(self, indices: np.ndarray, columns: Mapping[str, Any]) -> Any:
         """Return the batch of the examples at `indices`; `columns` are the plan's extra columns."""
         raise NotImplementedError
+
+    def ask(self, model: nn.Module, batch: Any, rng: Callable[[int], np.random.Generator]) -> Any:
+        """Return the batch that `fetch` gave with what the model says to it; only of a source that `asks`.
+
+        Parameters
+        ----------
+        model : nn.Module
+            At its present weights, in evaluation mode, without gradients.
+        batch : Any
+            On the model's device.
+        rng : callable
+            ``rng(i)`` is the generator at the address of step, source and example of place i, whatever else is in the
+            batch (shared: use it before asking for the next).
+        """
+        raise NotImplementedError(f"{type(self).__name__} asks nothing")
 
     def beside(self, others: Sequence[Source]) -> Source | None:
         """Return one source of these examples and then those of the others, where that copies no data; else None."""

@@ -6,10 +6,22 @@ import copy
 from types import SimpleNamespace
 from typing import Any
 
+from regimes.core import paths
 from regimes.core.errors import DeclarationError
+from regimes.core.kinds import Weights
 from regimes.core.progress import Progress
 from regimes.engine import seam, trees, trials
 from regimes.engine.diagnose import refuse_interaction
+
+
+def check_given(declaration: Any) -> None:
+    """Refuse weights that are not there, or do not go together, before the phase that is given them begins."""
+    for path, value in paths.walk(declaration):
+        if isinstance(value, Weights):
+            try:
+                value.load()
+            except DeclarationError as why:
+                raise why.within(path) from None
 
 
 def check_phases(run: Any) -> None:
@@ -25,6 +37,7 @@ def check_phases(run: Any) -> None:
     before: tuple[Any, dict[str, Any]] | None = None
     for phase in run.phases:
         try:
+            check_given(phase.declaration)
             if before is not None:
                 for transform in phase.declaration.on_entry:
                     model = transform.structure(model)

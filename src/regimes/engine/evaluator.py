@@ -183,27 +183,53 @@ class Evaluator:
         generator = torch.Generator(device=run.workload.device)
         return generator.manual_seed(run.streams.seed32("rule", name, self.plan.step))
 
+    def ask(self) -> None:
+        """Read the batches of data that ask the model: at the weights of now, wherever a rule evaluates first."""
+        if self.run.read.asks:
+            self.batches()
+
     # -- inside --------------------------------------------------------------------------------------------
 
     def batches(self) -> list[Any]:
         """The micro-batches of the plan that this process evaluates, fetched and augmented once."""
         if self._batches is None:
-            run, live, start, made = self.run, self.live, 0, []
+            start, made, asked = 0, [], list[Part]()
             for number, size in enumerate(self.sizes):
-                if number not in self.own and run.read.random_access:
-                    start += size
-                    continue
                 part = self.plan.part(start, start + size)
-                batch = run.read(part, run.streams, number)
-                for place, augment in enumerate(live.augment):
-                    generator = torch.Generator(device=run.workload.device)
-                    generator.manual_seed(run.streams.seed32("augment", place, self.plan.step, number))
-                    batch = augment.apply(run.states[f"augment.{place}"], batch, generator)
-                if number in self.own:
-                    made.append(batch)
                 start += size
+                if number in self.own or not self.run.read.random_access:
+                    batch = self._read(number, part, asked)
+                    if number in self.own:
+                        made.append(batch)
+            if self.run.read.asks:
+                self._book(self.run.world.joined(asked))
             self._batches = made
         return self._batches
+
+    def _read(self, number: int, part: Plan, asked: list[Part]) -> Any:
+        """One micro-batch, augmented; what was asked to read it is noted in `asked`."""
+        run, live = self.run, self.live
+        try:
+            batch = run.read(part, run.streams, number)
+        except NonFinite as bad:
+            if not run.read.asks:
+                raise
+            asked.append(Part(number, 0.0, 0.0, 0, bad=bad))
+            return None
+        if run.read.asks and run.flops is not None:
+            asked.append(Part(number, 0.0, 0.0, 0, run.flops.asking(run, run.read, batch, part)))
+        for place, augment in enumerate(live.augment):
+            generator = torch.Generator(device=run.workload.device)
+            generator.manual_seed(run.streams.seed32("augment", place, self.plan.step, number))
+            batch = augment.apply(run.states[f"augment.{place}"], batch, generator)
+        return batch
+
+    def _book(self, asked: list[Part]) -> None:
+        """Charge what the model said while batches were read, up to where it was not finite."""
+        for part in asked:
+            if part.bad is not None:
+                raise part.bad
+            self.run.work.charge(part.flops, beside=True)
 
     def numbered(self) -> Iterator[tuple[int, int, Any]]:
         """(number, place of the first example in the plan, batch) of each of these micro-batches."""

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regimes.core import randomness
+from regimes.core import paths, randomness
+from regimes.core.kinds import Weights
 from regimes.engine.code import ADDRESS, Reader, tensor_bytes
 from regimes.engine.run import Run
 from regimes.engine.workload import Workload
@@ -34,7 +35,8 @@ def identity(run: Run) -> dict[str, Any]:
     own = Reader(run.model.state_dict(keep_vars=True).values())
     own.read(run.regime, "(regime)")
     own.read(run.model, "(model)")
-    return {
+    given = {path: value.digest() for path, value in paths.walk(run.regime) if isinstance(value, Weights)}
+    return ({"given weights": given} if given else {}) | {
         "regime": run.regime.hash,
         "seed": run.seed,
         "data": same["data"],
@@ -65,7 +67,7 @@ def program(work: Workload) -> dict[str, Any]:
         for name, source in sources.items():
             reader.read(f"{split}/{name}", "(data)")
             reader.read(type(source), "(data)")
-            for part in ("dataset", "data", "collate_fn"):
+            for part in ("dataset", "data", "collate_fn", "reward"):
                 reader.read(getattr(source, part, None), "(data)")
             reader.read(source.column("label"), "(data)")
     return {

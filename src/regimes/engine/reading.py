@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from regimes.core.errors import DeclarationError, UserCodeError
+from regimes.core.errors import DeclarationError, NonFinite, UserCodeError
 from regimes.core.randomness import Streams, seeded
 from regimes.core.source import Source
+from regimes.engine.buffers import Buffers
 from regimes.engine.plan import Plan
 
 
@@ -28,15 +30,33 @@ class Reader:
         In the order in which plans number them.
     device : torch.device
         Where batches go.
+    run : Run, optional
+        Whose model is asked, where sources ask one.
+
+    Raises
+    ------
+    DeclarationError
+        If a source asks a model and there is no run.
     """
 
-    def __init__(self, sources: Mapping[str, Source], device: torch.device) -> None:
-        self._sources, self._device = list(sources.values()), device
+    def __init__(self, sources: Mapping[str, Source], device: torch.device, run: Any = None) -> None:
+        self._sources, self._device, self._run = list(sources.values()), device, run
+        self._asking = any(source.asks for source in self._sources)
+        if self._asking and run is None:
+            name = next(name for name, source in sources.items() if source.asks)
+            raise DeclarationError(
+                f"the data '{name}' ask the model, which only training data may; give plain examples here", "val"
+            )
         self._starts = np.cumsum([0, *[len(source) for source in self._sources]])
         self.random_access = all(source.random_access for source in self._sources)
         self._draws = any(source.draws for source in self._sources)
         first, *others = self._sources
         self._whole = first.beside(others) if others else first
+
+    @property
+    def asks(self) -> bool:
+        """Whether batches hold what the model says to them: the data ask, and the loss of the phase reads it."""
+        return self._asking and self._run.loss.asks
 
     def __call__(self, plan: Plan, streams: Streams | None = None, number: int = 0) -> Any:
         """Return the batch, on the device.
@@ -55,19 +75,19 @@ class Reader:
         UserCodeError
             If the data cannot be read.
         """
-        if not self._draws:
-            return self._read(plan)
+        if not self._draws and not self.asks:
+            return self._read(plan, None)
         with seeded(plan.step if streams is None else streams.seed32("fetch", plan.step, number)):
-            return self._read(plan)
+            return self._read(plan, streams)
 
-    def _read(self, plan: Plan) -> Any:
+    def _read(self, plan: Plan, streams: Streams | None) -> Any:
         try:
             if self._whole is None:
-                batch = self._mixed(plan)
+                batch = self._mixed(plan, streams)
             else:
                 indices = plan.indices if plan.sources is None else plan.indices + self._starts[plan.sources]
-                batch = self._whole.fetch(indices, plan.columns)
-        except (UserCodeError, DeclarationError):
+                batch = self._fetch(0, indices, plan.columns, plan.step, streams)
+        except (UserCodeError, DeclarationError, NonFinite, torch.OutOfMemoryError):
             raise
         except Exception as why:
             raise UserCodeError(
@@ -75,17 +95,45 @@ class Reader:
             ) from why
         return batch if self._device.type == "cpu" else to_device(batch, self._device)
 
-    def _mixed(self, plan: Plan) -> Any:
+    def _fetch(self, place: int, indices: Any, columns: Any, step: int, streams: Streams | None) -> Any:
+        """The batch of one source, or of all read as one (place 0), with what the model says to it."""
+        source = self._sources[place] if self._whole is None else self._whole
+        batch = source.fetch(indices, columns)
+        if not source.asks or not self._run.loss.asks:
+            return batch
+        if streams is None:
+            streams = Streams(0)
+
+        def rng(i: int) -> np.random.Generator:
+            return streams.rng("ask", step, place, int(indices[i]))
+
+        with self._answering() as model:
+            return source.ask(model, to_device(batch, self._device), rng)
+
+    @contextlib.contextmanager
+    def _answering(self) -> Iterator[nn.Module]:
+        """The model in evaluation mode and the declared precision; afterwards it is as before."""
+        run = self._run
+        modes = [(module, module.training) for module in run.model.modules()]
+        run.model.eval()
+        try:
+            with torch.no_grad(), Buffers(run.model).aside(), run.forward.precision():
+                yield run.model
+        finally:
+            for module, training in modes:
+                module.training = training
+
+    def _mixed(self, plan: Plan, streams: Streams | None) -> Any:
         indices, sources = plan.indices, plan.sources
         if sources is None:  # numbered through all sources
             sources = np.searchsorted(self._starts, indices, side="right") - 1
             indices = indices - self._starts[sources]
         order, pieces, start = np.argsort(sources, kind="stable"), [], 0
-        for source, count in zip(self._sources, np.bincount(sources).tolist()):
+        for place, count in enumerate(np.bincount(sources).tolist()):
             if count:
                 where = order[start : start + count]
                 columns = {n: v[where] if isinstance(v, np.ndarray) else v for n, v in plan.columns.items()}
-                pieces.append(source.fetch(indices[where], columns))
+                pieces.append(self._fetch(place, indices[where], columns, plan.step, streams))
                 start += count
         return pieces[0] if len(pieces) == 1 else _joined(pieces, torch.from_numpy(np.argsort(order)))
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regimes.core import paths
 from regimes.core.errors import DeclarationError, ResumeError, RunFailed
-from regimes.core.kinds import Loss
+from regimes.core.kinds import Loss, Weights
 from regimes.core.progress import Progress
 from regimes.core.randomness import Streams, seed32
 from regimes.core.regime import Regime
@@ -65,7 +66,7 @@ class Run:
         #: free at its end, the C allocator would give it back to the system and the next begin with 1,000 page faults.
         self.held: tuple[Tensor, ...] = ()
         self.view = workload.view("train")
-        self.read = Reader(workload.sources["train"], workload.device)
+        self.read = Reader(workload.sources["train"], workload.device, self)
         self.phases = compile_regime(regime, epochs(regime, self.view), workload.example_tokens())
         lengths = [phase.length for phase in self.phases]
         self._totals: list[float] | None = None
@@ -78,7 +79,8 @@ class Run:
         self.validation = Validation(self, validate)
         self.probes = tuple(probes)
         self.frames = [Frame()]
-        self.forward = Forward(self)
+        self.forward, self.autocast = Forward(self), False
+        self.loss: Loss = workload.loss
         self.model = workload.build(seed32(seed, "init"))
         diagnose.say_own_generator(self.model)
         self.states: dict[str, Any] = {}
@@ -106,6 +108,7 @@ class Run:
     def enter(self, first: bool = False) -> None:
         """Enter the frame's phase: transforms, states, groups, the first plans."""
         phase, old = self.phase, self.states
+        self._charge_given(phase)
         self.streams = Streams(self.seed, *self._address())
         carry = phase.declaration.carry
         results = seam.transform_model(self, phase)
@@ -125,6 +128,14 @@ class Run:
         distributed.check(self)
         if phase.declaration.micro_batch == "auto":
             diagnose.refuse_randomness(self)
+
+    def _charge_given(self, phase: CompiledPhase) -> None:
+        """Work of the runs whose weights a phase is given; it is spent before the phase begins."""
+        ahead.check_given(phase.declaration)
+        for _, value in paths.walk(phase.declaration):
+            if isinstance(value, Weights):
+                self.work.charge(value.flops(), beside=True)
+        self.work.before_phase = self.work.spent
 
     def begin_trial(self, edited: CompiledPhase) -> None:
         """Go on under an edited phase."""
@@ -152,7 +163,7 @@ class Run:
         self.example_gradients = "example_gradients" in needs
         self.micro_norms = "micro_batch_gradient_norms" in needs
         self.self_normalised = type(self.phase.slots[declared.data_slot]).self_normalised
-        self.loss: Loss = declared.loss if declared.loss is not None else self.workload.loss
+        self.loss = declared.loss if declared.loss is not None else self.workload.loss
         if declared.micro_batch == "auto":
             diagnose.refuse_interaction(self)
         self._micro = declared.micro_batch

@@ -35,11 +35,13 @@ def score(run: Any) -> dict[str, Tensor]:
 
 
 def _parts(run: Any, name: str, source: Any) -> Any:
-    workload, read = run.workload, Reader({name: source}, run.workload.device)
+    workload, read = run.workload, Reader({name: source}, run.workload.device, run)
     for start in range(0, len(source), workload.eval_batch):
         indices = np.arange(start, min(start + workload.eval_batch, len(source)))
-        batch = read(Plan(start, indices, None, None, {}, {}, {}))
+        plan = Plan(start, indices, None, None, {}, {}, {})
+        batch = read(plan)
         if run.flops is not None:
+            run.work.side_flops += run.flops.asking(run, read, batch, plan)
             key = ("score", run.frame.phase, shapes(batch))
             run.work.side_flops += run.flops.counted(key, run.model, lambda batch=batch: _losses(run, batch))
         seed_all(start)

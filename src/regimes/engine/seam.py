@@ -17,6 +17,9 @@ from regimes.engine.plan import Plan
 from regimes.optimizers.groups import roles_of
 from regimes.optimizers.layers import Layer, layers_of
 
+#: For each axis of a parameter, the old index of every new one; None: the axis is as it was.
+Indices = tuple[Tensor | None, ...]
+
 
 class Parameters(dict[str, Tensor]):
     """Trained parameters by name, in model order, with the roles that groups may match and the layers they are of."""
@@ -194,35 +197,50 @@ def _moved(old: Any, fresh: Any, results: Mapping[str, TransformResult]) -> Any:
 
 
 def _moved_slots(old: dict[str, Any], fresh: dict[str, Any], results: Mapping[str, TransformResult]) -> dict[str, Any]:
-    moved = {}
+    moved: dict[str, Any] = {}
+    taken: set[str] = set()
     for name, new_slot in fresh.items():
         origin: str | None = name
         rules: dict[str, str] = {}
+        maps: list[Indices] = []
         for result in reversed(list(results.values())):
-            origin = result.names[origin] if origin is not None else None
+            if origin is not None:
+                maps = [result.indices[origin], *maps] if origin in result.indices else maps
+                origin = result.names[origin]
             rules |= dict(result.rules)
         slot = old.get(origin) if origin is not None else None
-        moved[name] = new_slot if slot is None else _fitted(slot, new_slot, rules)
+        if origin in taken:
+            slot = trees.clone(slot)  # of a parameter that several begin as; a rule advances each in place
+        taken |= {origin} if origin is not None else set()
+        moved[name] = new_slot if slot is None else _fitted(slot, new_slot, rules, maps)
     return moved
 
 
-def _fitted(old: Any, new: Any, rules: Mapping[str, str]) -> Any:
+def _fitted(old: Any, new: Any, rules: Mapping[str, str], maps: list[Indices]) -> Any:
+    default = rules.get("*", "copy")
     if isinstance(old, Tensor) and isinstance(new, Tensor):
-        return _fitted_tensor(old, new, "copy")
+        return _fitted_tensor(old, new, "copy", [])  # an average: weights, which no rule of state makes larger
     fitted = {
-        key: _fitted_tensor(old[key], value, rules.get(key, "copy")) if key in old else value
+        key: _fitted_tensor(old[key], value, rules.get(key, default), maps) if key in old else value
         for key, value in new.items()
     }
-    # Slots that a rule makes at its first step are missing from a fresh state.
-    return fitted | {key: value for key, value in old.items() if key not in new and not key.startswith(trees.CACHE)}
+    # Slots that a rule makes at its first step are missing from a fresh state; one that is zeroed is made anew.
+    late = {key: value for key, value in old.items() if key not in new and not key.startswith(trees.CACHE)}
+    return fitted | {
+        key: _taken(value, maps) for key, value in late.items() if not maps or rules.get(key, default) != "zeros"
+    }
 
 
-def _fitted_tensor(old: Any, new: Any, rule: str) -> Any:
+def _fitted_tensor(old: Any, new: Any, rule: str, maps: list[Indices]) -> Any:
     if not isinstance(old, Tensor) or old.shape == new.shape:
         return old
     if rule == "zeros":
         return torch.zeros_like(new)
-    if rule == "tile" and old.ndim == new.ndim:
+    if rule == "tile" and maps:
+        old = _taken(old, maps)
+        if old.shape == new.shape:
+            return old
+    elif rule == "tile" and old.ndim == new.ndim:
         repeats = [-(-wide // narrow) for wide, narrow in zip(new.shape, old.shape)]
         return old.repeat(repeats)[tuple(slice(0, wide) for wide in new.shape)].clone()
     raise DeclarationError(
@@ -230,3 +248,13 @@ def _fitted_tensor(old: Any, new: Any, rule: str) -> Any:
         "the transform's rules must say 'zeros' or 'tile'",
         "carry",
     )
+
+
+def _taken(value: Any, maps: list[Indices]) -> Any:
+    """State of a parameter's form, or with axes of length 1 where a rule has summed, read along its index maps."""
+    for indices in maps:
+        if isinstance(value, Tensor) and value.ndim == len(indices):
+            for axis, index in enumerate(indices):
+                if index is not None and value.shape[axis] > 1:
+                    value = value.index_select(axis, index.to(value.device))
+    return value

@@ -48,6 +48,7 @@ def step(run: Any) -> Record:
     live = phase.substitute(knobs)
     evaluate = Evaluator(run, live, plan)
     try:
+        evaluate.ask()
         run.states["optimizer"] = live.optimizer.step(run.states["optimizer"], run.parameters, evaluate)
     except NonFinite as why:
         evaluate.undo()

@@ -88,6 +88,12 @@ class Flops:
         )
         return self.counted(key, run.model, evaluate)
 
+    def asking(self, run: Any, read: Any, batch: Any, plan: Any) -> float:
+        """Return the operations that the model made while the batch of a plan was read."""
+        if not read.asks:
+            return 0.0
+        return self.counted(("ask", run.frame.phase, shapes(batch)), run.model, lambda: read(plan, run.streams))
+
     def counted(self, key: Any, model: nn.Module, evaluate: Callable[[], Any]) -> float:
         """Return the operations of `evaluate`, counted once per key; buffers and random state are put back."""
         found = self._known.get(key)

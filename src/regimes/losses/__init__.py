@@ -2,9 +2,30 @@
 
 from regimes.losses.bce import BCE
 from regimes.losses.cross_entropy import CrossEntropy
+from regimes.losses.distillation import Distillation
 from regimes.losses.from_criterion import FromCriterion
 from regimes.losses.from_function import FromFunction
+from regimes.losses.hybrid_post_training import HybridPostTraining
+from regimes.losses.load_balance import LoadBalance
 from regimes.losses.mse import MSE
 from regimes.losses.next_token import NextToken
+from regimes.losses.noprop import NoProp
+from regimes.losses.policy_gradient import PolicyGradient
+from regimes.losses.self_distillation import kernel_self_distillation, optimal_weight, spectral_filter
 
-__all__ = ["BCE", "CrossEntropy", "FromCriterion", "FromFunction", "MSE", "NextToken"]
+__all__ = [
+    "BCE",
+    "CrossEntropy",
+    "Distillation",
+    "FromCriterion",
+    "FromFunction",
+    "HybridPostTraining",
+    "LoadBalance",
+    "MSE",
+    "NextToken",
+    "NoProp",
+    "PolicyGradient",
+    "kernel_self_distillation",
+    "optimal_weight",
+    "spectral_filter",
+]

@@ -1,5 +1,6 @@
 """Mixtures: how much of each named source a step trains on."""
 
 from regimes.mixtures.mixture import Mixture
+from regimes.mixtures.skill_it import SkillIt
 
-__all__ = ["Mixture"]
+__all__ = ["Mixture", "SkillIt"]

@@ -2,9 +2,25 @@
 
 from regimes.model_transforms.freeze import Freeze
 from regimes.model_transforms.gptq import GPTQ
+from regimes.model_transforms.grow_depth import GrowDepth
+from regimes.model_transforms.grow_width import GrowWidth
 from regimes.model_transforms.low_rank_init import LowRankInit, effective_rank
 from regimes.model_transforms.reinitialise import Reinitialise
 from regimes.model_transforms.round_to_nearest import RoundToNearest
+from regimes.model_transforms.start_from import StartFrom
 from regimes.model_transforms.unfreeze import Unfreeze
+from regimes.model_transforms.upcycle import Upcycle
 
-__all__ = ["GPTQ", "Freeze", "LowRankInit", "Reinitialise", "RoundToNearest", "Unfreeze", "effective_rank"]
+__all__ = [
+    "GPTQ",
+    "Freeze",
+    "GrowDepth",
+    "GrowWidth",
+    "LowRankInit",
+    "Reinitialise",
+    "RoundToNearest",
+    "StartFrom",
+    "Unfreeze",
+    "Upcycle",
+    "effective_rank",
+]

@@ -30,3 +30,25 @@ def matching(model: nn.Module, patterns: Sequence[str]) -> dict[str, Tensor]:
                 f"got '{pattern}', which matches no parameter; {nearest_pattern(pattern, named)}", f"patterns.{place}"
             )
     return {name: p for name, p in named.items() if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
+
+
+def refuse_shared(model: nn.Module, places: Sequence[str], key: str) -> None:
+    """Refuse modules that are to be copied but share a parameter with what is outside them: copies would untie it.
+
+    Raises
+    ------
+    DeclarationError
+        If one does.
+
+    Examples
+    --------
+    >>> refuse_shared(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), ["0", "1"], "blocks")
+    """
+    owners: dict[int, str] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        owner = next((place for place in places if name.startswith(f"{place}.")), "")
+        first = owners.setdefault(id(p), owner)
+        if first != owner:
+            raise DeclarationError(
+                f"'{first or owner}' shares '{name}' with what is outside it, and cannot be copied", key
+            )

@@ -1,5 +1,6 @@
 """Optimizers: evaluations become new parameters."""
 
+from regimes.optimizers.closed_form.recursive_ridge import RecursiveRidge
 from regimes.optimizers.foreign.pytorch_optimizer_class import PytorchOptimizer
 from regimes.optimizers.foreign.torch_class import Torch
 from regimes.optimizers.groups import Group, Groups
@@ -26,6 +27,7 @@ __all__ = [
     "MeZO",
     "Muon",
     "PytorchOptimizer",
+    "RecursiveRidge",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
     "Torch",

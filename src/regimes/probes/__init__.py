@@ -6,6 +6,7 @@ from regimes.probes.gradient_noise_scale import GradientNoiseScale
 from regimes.probes.gradient_norm import GradientNorm
 from regimes.probes.layer_norms import LayerNorms
 from regimes.probes.laziness import Laziness
+from regimes.probes.order_memorization import OrderMemorization, order_memorization_test
 from regimes.probes.rank_me import RankMe
 from regimes.probes.sharpness import Sharpness
 from regimes.probes.spectrum import detect_phases
@@ -19,9 +20,11 @@ __all__ = [
     "GradientNorm",
     "LayerNorms",
     "Laziness",
+    "OrderMemorization",
     "RankMe",
     "Sharpness",
     "UpdateRatio",
     "WeightNorm",
     "detect_phases",
+    "order_memorization_test",
 ]

@@ -8,6 +8,7 @@ from regimes.samplers.random_subset import RandomSubset
 from regimes.samplers.reshuffle import Reshuffle
 from regimes.samplers.sequential import Sequential
 from regimes.samplers.stratified import Stratified
+from regimes.samplers.timestep_curriculum import TimestepCurriculum
 from regimes.samplers.weighted import Weighted
 from regimes.samplers.with_replacement import WithReplacement
 
@@ -19,6 +20,7 @@ __all__ = [
     "Reshuffle",
     "Sequential",
     "Stratified",
+    "TimestepCurriculum",
     "TorchBatches",
     "Weighted",
     "WithReplacement",

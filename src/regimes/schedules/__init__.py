@@ -3,6 +3,7 @@
 from regimes.core.combinators import Clip, Sampled, Then, Window
 from regimes.schedules.constant import Constant
 from regimes.schedules.cosine import Cosine
+from regimes.schedules.damped_cosine import DampedCosine
 from regimes.schedules.exponential import Exponential
 from regimes.schedules.inverse_sqrt import InverseSqrt
 from regimes.schedules.linear import Linear
@@ -19,6 +20,7 @@ __all__ = [
     "Clip",
     "Constant",
     "Cosine",
+    "DampedCosine",
     "Exponential",
     "InverseSqrt",
     "Linear",

@@ -159,16 +159,18 @@ def verdict(low: float, high: float, margin: float) -> str:
     return "undecided"
 
 
-def claim_outcome(low: float, high: float, margin: float) -> str:
-    """Return what a study says about the claim that an arm is better: shown, contradicted or inconclusive.
+def claim_outcome(low: float, high: float, margin: float, says: str = "better") -> str:
+    """Return what a study says about the claim that an arm is better, or not worse: shown, contradicted or inconclusive.
 
-    Shown by the verdict better; contradicted if high < m: an improvement that matters is ruled out; else
+    Better is shown by that verdict, and contradicted if high < m: an improvement that matters is ruled out. Not worse
+    is shown if low > -m: a loss that matters is ruled out; and contradicted if high <= -m: there surely is one. Else
     inconclusive. Always at the scale at which it was tested.
 
     Parameters
     ----------
     low, high, margin : float
         As in `verdict`.
+    says : "better" or "not worse"
 
     Raises
     ------
@@ -179,7 +181,12 @@ def claim_outcome(low: float, high: float, margin: float) -> str:
     --------
     >>> claim_outcome(0.01, 0.05, 0.02), claim_outcome(-0.03, 0.01, 0.02), claim_outcome(-0.03, 0.03, 0.02)
     ('shown', 'contradicted', 'inconclusive')
+    >>> [claim_outcome(*ends, 0.02, "not worse") for ends in ((-0.01, 0.05), (-0.05, -0.02), (-0.03, 0.03))]
+    ['shown', 'contradicted', 'inconclusive']
     """
+    if says == "not worse":
+        verdict(low, high, margin)  # refuses what is no interval
+        return "shown" if low > -margin else "contradicted" if high <= -margin else "inconclusive"
     if verdict(low, high, margin) == "better":
         return "shown"
     return "contradicted" if high < margin else "inconclusive"

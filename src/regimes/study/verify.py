@@ -102,7 +102,7 @@ def _judged(cls: type, claim: Claim, study: Study) -> dict[str, Any]:
     return {
         "component": cls.__name__,
         "text": claim.text,
-        "verdict": statistics.claim_outcome(low, high, facts["margin"]) if bounded else "inconclusive",
+        "verdict": statistics.claim_outcome(low, high, facts["margin"], claim.says) if bounded else "inconclusive",
         "effect": comparison["difference"],
         "low": low,
         "high": high,

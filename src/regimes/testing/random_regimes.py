@@ -7,6 +7,7 @@ import random
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from regimes.core import paths
 from regimes.core.errors import DeclarationError, RegimesError, RunFailed, UserCodeError
@@ -45,7 +46,8 @@ def pool(kind: str) -> tuple[Any, ...]:
     for cls in REGISTRY.classes(kind):
         if cls.__module__.startswith("regimes.") and ".conformance" not in cls.__module__:
             try:
-                found += list(candidates(cls))
+                # What stands on a toy of the conformance suite cannot be declared outside it.
+                found += [made for made in candidates(cls) if ".conformance." not in repr(made)]
             except (RegimesError, TypeError):
                 continue
     return tuple(found)
@@ -63,6 +65,20 @@ def losses(task: str) -> tuple[Any, ...]:
         except Exception:
             continue
         found.append(loss)
+    return tuple(found)
+
+
+@functools.cache
+def augments(task: str) -> tuple[Any, ...]:
+    """Return the augmentations that can be made of the batches of a tiny task."""
+    batch = tiny.workload(task).sources["train"]["train"].fetch(np.arange(4), {})
+    found = []
+    for augment in pool("augment"):
+        try:
+            augment.apply(augment.init(), batch, torch.Generator())
+        except Exception:
+            continue
+        found.append(augment)
     return tuple(found)
 
 
@@ -118,8 +134,9 @@ def _phase(rng: random.Random, task: str, place: int, count: int, mixed: bool) -
         if rng.random() < 0.25:
             fields[name] = rng.choice(losses(task) if kind == "loss" else pool(kind))
     for name, kind in _LISTS.items():
-        if pool(kind) and rng.random() < 0.25:
-            fields[name] = rng.sample(pool(kind), 1)
+        choices = augments(task) if kind == "augment" else pool(kind)
+        if choices and rng.random() < 0.25:
+            fields[name] = rng.sample(choices, 1)
     if mixed:
         fields["mixture"] = parse(
             rng.choice(("Mixture(a=0.5, b=0.5)", "Mixture(a=Linear(1, 0.2), b=0.5, random=True)"))

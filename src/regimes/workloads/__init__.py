@@ -11,11 +11,18 @@ from regimes.core.errors import DeclarationError, nearest
 BUILT_IN = {
     "digits_mlp": "regimes.workloads.builtin:digits_mlp",
     "digits_cnn": "regimes.workloads.builtin:digits_cnn",
+    "digits_noprop": "regimes.workloads.builtin:digits_noprop",
+    "digits_rotated": "regimes.workloads.digits:digits_rotated",
+    "digits_vit": "regimes.workloads.digits:digits_vit",
+    "digits_stream": "regimes.workloads.builtin:digits_stream",
     "char_lm": "regimes.workloads.builtin:char_lm",
+    "masked_lm": "regimes.workloads.masked_lm:masked_lm",
     "tabular": "regimes.workloads.builtin:tabular",
     "teacher_student": "regimes.workloads.builtin:teacher_student",
     "quadratic": "regimes.workloads.builtin:quadratic",
     "two_moons_diffusion": "regimes.workloads.builtin:two_moons_diffusion",
+    "skill_chain": "regimes.workloads.builtin:skill_chain",
+    "arithmetic_lm": "regimes.workloads.arithmetic_lm:arithmetic_lm",
     "modular_arithmetic": "regimes.workloads.builtin:modular_arithmetic",
 }
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,7 @@ from regimes.engine.metrics import Accuracy
 from regimes.engine.workload import Workload
 from regimes.losses import CrossEntropy, NextToken
 from regimes.losses.forward import OutputLoss
+from regimes.sources.tensors import Tensors
 from regimes.sources.windows import TextWindows
 from regimes.workloads import models, synthetic, tables
 from regimes.workloads.corpus import load_corpus
@@ -54,6 +57,46 @@ def digits_cnn(batch_norm: bool = False) -> Workload:
     """Return handwritten digits for a small convolutional network."""
     model = functools.partial(models.SmallCNN, batch_norm=batch_norm)
     return _of_table(tables.digits(), model, "digits_cnn", CrossEntropy(), {"acc": Accuracy()})
+
+
+def digits_stream(parts: int = 10, blur: float = 0.3, features: int = 500) -> Workload:
+    """Return handwritten digits that come class after class, for a linear head over fixed random features.
+
+    The training data are sources ``part0``, ``part1`` ... of equal size: one phase each by ``Mixture(part0=1)``, or
+    one after the other by ``Sequential()``. All classes are judged.
+
+    Parameters
+    ----------
+    parts : int
+        Parts of the stream. Default 10, of 119 examples each.
+    blur : float
+        Share of the examples of each class that comes at any later time. Default 0.3.
+    features : int
+        Random ReLU features. Default 500.
+    """
+    table = tables.digits()
+    stream = {f"part{place}": tuple(part) for place, part in enumerate(tables.class_stream(table, parts, blur))}
+    return Workload(
+        model=functools.partial(models.RandomFeatures, 64, features, 10), train=stream, val=tuple(table.val),
+        test=tuple(table.test), loss=CrossEntropy(), metrics={"acc": Accuracy()}, name="digits_stream",
+    )  # fmt: skip
+
+
+def digits_noprop(blocks: int = 5, width: int = 64, embedding: int | None = None) -> Workload:
+    """Return handwritten digits for a stack of denoising blocks, which is judged by what its inference answers.
+
+    Its own loss is the cross-entropy of that answer, which a regime may train by a backward through the whole stack; or,
+    with ``loss: NoProp()``, each block by itself.
+
+    Parameters
+    ----------
+    blocks, width : int
+        Blocks, and the width of their hidden layers. Default 5 of 64.
+    embedding : int, optional
+        Width of a learned embedding of the classes. Default: one-hot, fixed.
+    """
+    model = functools.partial(models.DenoisingBlocks, 64, 10, blocks, width, embedding)
+    return _of_table(tables.digits(), model, "digits_noprop", CrossEntropy(), {"acc": Accuracy()})
 
 
 def char_lm(
@@ -140,14 +183,32 @@ def quadratic(
     return made
 
 
+class NoisyPoints(Tensors):
+    """Points of a diffusion, with the noise levels that a plan gives them in its column ``noise_level``."""
+
+    def fetch(self, indices: np.ndarray, columns: Mapping[str, Any]) -> Any:
+        """Return the points, and their noise levels where the plan says them."""
+        (points,) = super().fetch(indices, columns)
+        if "noise_level" not in columns:
+            return (points,)
+        return points, torch.as_tensor(columns["noise_level"]).expand(len(points))
+
+    def column(self, name: str) -> Any:
+        """``noise_level``: all levels below 1 may be asked for, of every point."""
+        return torch.ones(len(self)) if name == "noise_level" else super().column(name)
+
+
 class NoisePrediction(OutputLoss):
-    """Mean squared error of the predicted noise at a random time, one unit per example."""
+    """Mean squared error of the predicted noise, one unit per example; at a random time where the batch says none."""
 
     def units(self, state: State, model: nn.Module, batch: Any) -> UnitLosses:
-        """Noise every point to a random time and let the model predict the noise (Ho et al. 2020, L_simple)."""
-        points = batch[0]
+        """Noise every point to its time and let the model predict the noise (Ho et al. 2020, L_simple)."""
+        points, *levels = batch
         table = synthetic.alpha_bar(steps=100).to(points)
+        # Drawn in any case, so that the noise does not depend on who says the time.
         t = torch.randint(len(table), (len(points),), device=points.device)
+        if levels:
+            t = (levels[0] * len(table)).long()
         noise = torch.randn_like(points)
         predicted = model(synthetic.add_noise(points, noise, t, table), (t.to(points) + 1.0) / len(table))
         return self.per_unit(predicted, noise)
@@ -159,11 +220,38 @@ class NoisePrediction(OutputLoss):
 
 def two_moons_diffusion(n: int = 2000, seed: int = 0) -> Workload:
     """Return denoising diffusion of two interleaving half circles in the plane."""
-    points = [synthetic.two_moons(n, seed=seed + offset).x for offset in range(3)]
-    train, val, test = points
+    train, val, test = (NoisyPoints(synthetic.two_moons(n, seed=seed + offset).x) for offset in range(3))
     return Workload(
         model=models.Denoiser, train=train, val=val, test=test, loss=NoisePrediction(), name="two_moons_diffusion"
     )
+
+
+def skill_chain(
+    skills: int = 5,
+    modulus: int = 5,
+    length: int = 6,
+    examples: int = 4096,
+    hidden: tuple[int, ...] = (64, 64),
+    seed: int = 0,
+) -> Workload:
+    """Return questions that take 1, 2, ... additions, a source each; see `regimes.workloads.synthetic`.
+
+    Parameters
+    ----------
+    skills, modulus, length, seed : int
+        As there. The sources are ``skill1``, ``skill2`` ...
+    examples : int
+        Training examples of each skill.
+    hidden : tuple of int
+        Width of the hidden layers, which all skills share.
+    """
+    made = synthetic.skill_chain(skills, modulus, length, examples, seed=seed)
+    splits: dict[str, Any] = {
+        split: {name: tuple(getattr(table, split)) for name, table in made.items()}
+        for split in ("train", "val", "test")
+    }
+    model = functools.partial(models.MLP, (modulus * length + skills, *hidden, modulus))
+    return Workload(model=model, loss=CrossEntropy(), metrics={"acc": Accuracy()}, name="skill_chain", **splits)
 
 
 def modular_arithmetic(p: int = 97, fraction: float = 0.4, seed: int = 0) -> Workload:

@@ -8,14 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from regimes.losses.noprop import cosine_levels, posterior
 from regimes.workloads.transformer import Block, as_complex, initialize, rms_norm, rotation_table
 
-__all__ = ["MLP", "Denoiser", "ModularMLP", "ModularTransformer", "SmallCNN", "TinyGPT"]
+__all__ = [
+    "MLP",
+    "Denoiser",
+    "DenoisingBlocks",
+    "ModularMLP",
+    "ModularTransformer",
+    "RandomFeatures",
+    "SmallCNN",
+    "TinyGPT",
+]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "tanh": torch.tanh}
 
@@ -64,6 +75,64 @@ class MLP(nn.Module):
         for layer in hidden:
             x = activation(layer(x))
         return last(x)
+
+    @property
+    def width(self) -> int:
+        """Features of the first hidden layer."""
+        return self._sizes()[1]
+
+    def grown(self, width: int) -> MLP:
+        """Return a fresh network whose first hidden layer has `width` features, the others in proportion.
+
+        Raises
+        ------
+        ValueError
+            If there is no hidden layer, or one does not come out whole.
+
+        Examples
+        --------
+        >>> [layer.out_features for layer in MLP((64, 32, 16, 10)).grown(48).layers]
+        [48, 24, 10]
+        """
+        first, *hidden, last = self._sizes()
+        if not hidden or any(size * width % self.width for size in hidden):
+            raise ValueError(
+                f"width: got {width!r}; allowed is what widens the hidden layers, {hidden}, in proportion."
+            )
+        return type(self)((first, *[size * width // self.width for size in hidden], last), self.activation)
+
+    def _sizes(self) -> list[int]:
+        linear: list[Any] = list(self.layers)
+        return [linear[0].in_features, *[layer.out_features for layer in linear]]
+
+
+class RandomFeatures(nn.Module):
+    """A fixed random expansion and a linear head without biases: ``W relu(B x)``; inputs are flattened.
+
+    Parameters
+    ----------
+    inputs, features, outputs : int
+        Numbers in an example, random features of it, outputs.
+
+    Notes
+    -----
+    ``expansion.weight`` keeps torch's default initialization and is not trained; ``head.weight`` is.
+
+    Examples
+    --------
+    >>> model = RandomFeatures(64, 500, 10)
+    >>> model(torch.zeros(5, 1, 8, 8)).shape, [name for name, p in model.named_parameters() if p.requires_grad]
+    (torch.Size([5, 10]), ['head.weight'])
+    """
+
+    def __init__(self, inputs: int, features: int, outputs: int) -> None:
+        super().__init__()
+        self.expansion = nn.Linear(inputs, features, bias=False).requires_grad_(False)
+        self.head = nn.Linear(features, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[batch, ...]`` to ``[batch, outputs]``."""
+        return self.head(F.relu(self.expansion(x.flatten(1))))
 
 
 class SmallCNN(nn.Module):
@@ -139,6 +208,101 @@ class Denoiser(nn.Module):
         return self.head(F.silu(x))
 
 
+class DenoisingBlock(nn.Module):
+    """Logits of the class from an example and a noisy embedding of its label: two hidden layers.
+
+    Parameters
+    ----------
+    inputs, embedding, width, classes : int
+        Numbers in an example and in an embedding, hidden width, outputs.
+    """
+
+    def __init__(self, inputs: int, embedding: int, width: int, classes: int) -> None:
+        super().__init__()
+        self.example = nn.Linear(inputs, width)
+        self.label = nn.Linear(embedding, width, bias=False)
+        self.hidden = nn.Linear(width, width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """Map ``[batch, inputs]`` and ``[batch, embedding]`` to ``[batch, classes]``."""
+        return self.head(F.relu(self.hidden(F.relu(self.example(x) + self.label(z)))))
+
+
+class DenoisingBlocks(nn.Module):
+    """A stack of blocks that turns noise into the embedding of an example's class, and a linear head that reads it.
+
+    Every block looks at the example and at what the one before it left. ``model(x)`` draws z_0 from N(0, I) and moves
+    it by block after block (`regimes.losses.noprop.posterior`); its noise comes from torch's global generator. The head
+    begins as the embedding.
+
+    Parameters
+    ----------
+    inputs, classes : int
+        Numbers in an example (which is flattened), outputs.
+    blocks, width : int
+        Blocks, and the width of their hidden layers.
+    embedding : int, optional
+        Width of a learned embedding. Default: one-hot, fixed.
+
+    Examples
+    --------
+    >>> model = DenoisingBlocks(64, 10)
+    >>> model(torch.zeros(4, 1, 8, 8)).shape, model.trajectory(torch.zeros(4, 64)).shape
+    (torch.Size([4, 10]), torch.Size([6, 4, 10]))
+    >>> logits, answers = model(torch.zeros(4, 64), z=torch.zeros(6, 4, 10))
+    >>> logits.shape, answers.shape
+    (torch.Size([5, 4, 10]), torch.Size([4, 10]))
+    """
+
+    alpha_bar: Tensor
+    embedding: Tensor
+    steps: Tensor
+
+    def __init__(
+        self, inputs: int, classes: int, blocks: int = 5, width: int = 64, embedding: int | None = None
+    ) -> None:
+        super().__init__()
+        size = classes if embedding is None else embedding
+        levels = cosine_levels(blocks)
+        self.register_buffer("alpha_bar", levels, persistent=False)  # float64: 1 - alpha_bar is as small as 1e-4
+        self.register_buffer("steps", torch.stack(posterior(levels), 1).float(), persistent=False)  # a, b, c of each
+        if embedding is None:
+            self.register_buffer("embedding", torch.eye(classes), persistent=False)
+        else:
+            self.embedding = nn.Parameter(torch.randn(classes, size) / size**0.5)
+        self.blocks = nn.ModuleList(DenoisingBlock(inputs, size, width, classes) for _ in range(blocks))
+        self.head = nn.Linear(size, classes)
+        # From an arbitrary start, a backward through the stack gives several classes one embedding, and stays there.
+        self.head.weight.data.copy_(self.embedding)
+
+    def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """Map ``[batch, ...]`` to logits ``[batch, classes]`` by inference; with z_0 ... z_T given, all logits.
+
+        Parameters
+        ----------
+        x : Tensor, shape (n, ...)
+        z : Tensor, shape (blocks + 1, n, embedding), optional
+            What each block reads, and the head: the answers are then (those of the blocks, shape (blocks, n, classes),
+            those of the head), and no block sees another's.
+        """
+        if z is None:
+            return self.head(self.trajectory(x)[-1])
+        x = x.flatten(1)
+        return torch.stack([block(x, before) for block, before in zip(self.blocks, z)]), self.head(z[-1])
+
+    def trajectory(self, x: Tensor) -> Tensor:
+        """Return z_0 ... z_T of an inference, shape (blocks + 1, n, embedding)."""
+        x = x.flatten(1)
+        z = torch.randn(len(x), self.embedding.shape[1], dtype=x.dtype, device=x.device)
+        found = [z]
+        for block, (a, b, c) in zip(self.blocks, self.steps):
+            guess = block(x, z).softmax(-1) @ self.embedding
+            z = a * guess + b * z + c.sqrt() * torch.randn_like(z)
+            found.append(z)
+        return torch.stack(found)
+
+
 class TinyGPT(nn.Module):
     """A pre-norm GPT with rotary positions, RMS norms without gain, squared ReLU, no biases and an untied head.
 
@@ -152,6 +316,8 @@ class TinyGPT(nn.Module):
         The longest sequence; any shorter one may come too, since only distances between positions matter.
     dropout : float
         Of attention weights and of what each half block adds.
+    causal : bool
+        Whether a position sees only those before it; an encoder sees all.
 
     Raises
     ------
@@ -198,6 +364,7 @@ class TinyGPT(nn.Module):
         heads: int = 2,
         context: int = 64,
         dropout: float = 0.0,
+        causal: bool = True,
     ) -> None:
         super().__init__()
         _check_transformer(vocab=vocab, layers=layers, width=width, heads=heads, context=context, dropout=dropout)
@@ -205,7 +372,7 @@ class TinyGPT(nn.Module):
             raise ValueError(
                 f"heads: got {heads!r}; allowed for width {width} are numbers for which width / heads is even."
             )
-        self.context = context
+        self.context, self.causal = context, causal
         self.embed = nn.Embedding(vocab, width)
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
         self.head = nn.Linear(width, vocab, bias=False)
@@ -215,15 +382,48 @@ class TinyGPT(nn.Module):
         nn.init.normal_(self.embed.weight, std=0.1)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens ``[batch, length]`` to logits ``[batch, length, vocab]`` of each next token."""
+        """Map tokens ``[batch, length]`` to logits ``[batch, length, vocab]``: of each next token, of an encoder each own."""
         length = tokens.shape[1]
         if length > self.context:
             raise ValueError(f"tokens: got length {length}; allowed is at most the context, {self.context}.")
         rotation = as_complex(self.rotation[:length])
         x = self.embed(tokens)
         for block in self.blocks:
-            x = block(x, rotation)
+            x = block(x, rotation, self.causal)
         return self.head(rms_norm(x))
+
+    @property
+    def width(self) -> int:
+        """Features of the stream."""
+        return self.embed.embedding_dim
+
+    def grown(self, width: int) -> TinyGPT:
+        """Return a fresh network with more heads of the same size, and as many blocks as there are now.
+
+        Raises
+        ------
+        ValueError
+            If the width is not a whole number of heads.
+
+        Examples
+        --------
+        >>> model = TinyGPT(width=32, heads=2).grown(48)
+        >>> model.width, model.blocks[0].attention.heads
+        (48, 3)
+        """
+        block: Any = self.blocks[0]
+        size = self.width // block.attention.heads
+        if width % size:
+            raise ValueError(f"width: got {width!r}; allowed are multiples of {size}, the size of a head.")
+        return type(self)(
+            vocab=self.embed.num_embeddings,
+            layers=len(self.blocks),
+            width=width,
+            heads=width // size,
+            context=self.context,
+            dropout=block.dropout,
+            causal=self.causal,
+        )
 
 
 def _check_transformer(*, width: int, heads: int, dropout: float = 0.0, **sizes: int) -> None:

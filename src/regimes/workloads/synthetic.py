@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from regimes.workloads.models import MLP
 from regimes.workloads.tables import Split, Table
@@ -17,6 +17,7 @@ __all__ = [
     "add_noise",
     "alpha_bar",
     "modular_addition",
+    "skill_chain",
     "teacher_student",
     "two_moons",
 ]
@@ -245,6 +246,75 @@ def modular_addition(p: int = 97, fraction: float = 0.4, seed: int = 0) -> Table
     sizes = (n_train, n_val, p * p - n_train - n_val)
     train, val, test = (Split(a, b) for a, b in zip(x.split(sizes), y.split(sizes)))
     return Table("modular_addition", train, val, test, tuple(map(str, range(p))))
+
+
+def skill_chain(
+    skills: int = 5, modulus: int = 5, length: int = 6, train: int = 4096, held_out: int = 512, seed: int = 0
+) -> dict[str, Table]:
+    """Draw questions about chains of additions, skill i being skill i - 1 and one addition more.
+
+    A chain is a row of terms ``c_1 ... c_length`` in ``0 ... modulus - 1``, and skill i asks for ``v_i = v_{i-1} + c_i``
+    modulo `modulus`, with ``v_0 = 0``; the terms after c_i do not matter to it. With a modulus of 2 each variable is equal
+    or opposite to the one before, as in LEGO. All skills are asked about the same chains.
+
+    Parameters
+    ----------
+    skills : int
+        How many, the easiest first.
+    modulus : int
+        At least 2.
+    length : int
+        Terms in a chain, at least `skills`.
+    train, held_out : int
+        Chains in train, and in each of val and test; no chain is in two of them.
+    seed : int
+        Decides which chains.
+
+    Returns
+    -------
+    dict of str to Table
+        By name, ``skill1`` to ``skill<skills>``: ``x`` float32 ``[n, length * modulus + skills]``, a 1 at the place of
+        every term's value and at that of the skill, else 0; ``y`` int64 ``[n]``.
+
+    Raises
+    ------
+    ValueError
+        For a chain shorter than the skills, more chains than there are (or more than 2^24 in all), sizes that are too
+        small, or a bad `seed`.
+
+    References
+    ----------
+    Y. Zhang et al. (2022). Unveiling transformers with LEGO: a synthetic reasoning task.
+    https://arxiv.org/abs/2206.04301 (modulus 2; there the steps come as text, in random order)
+
+    Examples
+    --------
+    >>> tables = skill_chain(skills=2, modulus=3, length=2, train=5, held_out=2)
+    >>> tables["skill2"].train.x[0].tolist(), tables["skill2"].train.y[0].item()
+    ([0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0], 2)
+    """
+    sizes = {"skills": (skills, 1), "modulus": (modulus, 2), "train": (train, 1), "held_out": (held_out, 1)}
+    for name, (value, least) in sizes.items():
+        _whole(name, value, least)
+    _whole("length", length, skills)
+    chains = modulus**length
+    if chains > 2**24:
+        raise ValueError(f"length: got {length!r}; allowed are at most 2^24 chains, and there would be {chains}.")
+    if train + 2 * held_out > chains:
+        raise ValueError(f"train: got {train} chains and twice {held_out} held out; there are {chains} in all.")
+    codes = philox("skill_chain", seed).permutation(chains)[: train + 2 * held_out]
+    terms = torch.from_numpy(codes[:, None] // modulus ** np.arange(length) % modulus)
+    values = terms.cumsum(1) % modulus
+    seen = nn.functional.one_hot(terms, modulus).flatten(1).float()
+    made = {}
+    for place in range(skills):
+        asked = torch.zeros(len(terms), skills)
+        asked[:, place] = 1.0
+        parts = (part.split((train, held_out, held_out)) for part in (torch.cat((seen, asked), 1), values[:, place]))
+        in_train, in_val, in_test = (Split(x, y) for x, y in zip(*parts))
+        name = f"skill{place + 1}"
+        made[name] = Table(name, in_train, in_val, in_test, tuple(map(str, range(modulus))))
+    return made
 
 
 def alpha_bar(steps: int = 1000, schedule: str = "linear") -> Tensor:

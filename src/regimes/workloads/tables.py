@@ -21,7 +21,7 @@ from torch import Tensor
 
 from regimes.core.randomness import philox
 
-__all__ = ["TABULAR", "Split", "Table", "digits", "letter", "mnist5k", "tabular", "with_label_noise"]
+__all__ = ["TABULAR", "Split", "Table", "class_stream", "digits", "letter", "mnist5k", "tabular", "with_label_noise"]
 
 TABULAR = ("breast_cancer", "diabetes", "iris", "wine")
 """Names that `tabular` knows."""
@@ -79,6 +79,46 @@ def with_label_noise(table: Table, share: float) -> Table:
     steps = generator.integers(1, len(table.classes), size=len(moved))
     y[moved] = (y[moved] + torch.from_numpy(steps)) % len(table.classes)
     return replace(table, train=table.train._replace(y=y))
+
+
+def class_stream(table: Table, parts: int, blur: float) -> tuple[Split, ...]:
+    """Cut the training examples into parts of equal size in which class after class comes, and old ones come again.
+
+    A share of the examples of each class, always the same ones, is put off to the time of any class from its own on;
+    the rest comes in the order of the classes. What is too much for equal parts is left out at the end.
+
+    Parameters
+    ----------
+    table : Table
+        Of classes.
+    parts : int
+        1 to the number of training examples.
+    blur : float
+        Share that is put off, from 0 to 1.
+
+    Raises
+    ------
+    ValueError
+        If there are not so many examples, the share is out of range, or the table has no classes.
+
+    Examples
+    --------
+    >>> stream = class_stream(digits(), parts=10, blur=0.3)
+    >>> [sorted(set(part.y.tolist())) for part in stream[:3]], {len(part.y) for part in stream}
+    ([[0, 1], [0, 1, 2], [0, 1, 2, 3]], {119})
+    """
+    if not table.classes or not 1 <= parts <= len(table.train.y) or not 0.0 <= blur <= 1.0:
+        raise ValueError(
+            f"got parts={parts}, blur={blur} of {table.name}; allowed: a table of classes, 1 to {len(table.train.y)} "
+            "parts, a share from 0 to 1"
+        )
+    generator = philox(0, "class stream", table.name)
+    time = table.train.y.numpy().copy()
+    late = generator.permutation(len(time))[: round(blur * len(time))]
+    time[late] = generator.integers(time[late], len(table.classes))
+    order = torch.from_numpy(np.argsort(time, kind="stable"))
+    size = len(order) // parts
+    return tuple(Split(table.train.x[rows], table.train.y[rows]) for rows in order[: parts * size].split(size))
 
 
 def digits() -> Table:

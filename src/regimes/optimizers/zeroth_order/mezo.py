@@ -14,7 +14,7 @@ from regimes.core.kinds import Knob, Optimizer, State
 from regimes.core.registry import register
 
 #: Perturbations are drawn in blocks of this many numbers, so that none is as large as a tensor.
-BLOCK = 1 << 16
+BLOCK = 2**13
 
 
 @register

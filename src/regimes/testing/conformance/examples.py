@@ -28,6 +28,7 @@ PARTS = {
     "phase": "Phase('main', optimizer=SGD(lr=0.05), batch_size=4)",
     "sampler": "Reshuffle()",
     "schedule": "Linear(0.1, 0.01)",
+    "weights": "regimes.testing.conformance.toys:Given()",
 }
 WHOLE = {
     "phase": PARTS["phase"],

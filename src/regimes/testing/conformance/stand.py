@@ -88,7 +88,7 @@ class Stand:
         if not self.runs:
             return Setup(example, "", "")
         for place in self._places(example):
-            for task in tiny.TASKS:
+            for task in (*tiny.TASKS, *tiny.SPECIAL):
                 setup = Setup(example, task, place)
                 try:
                     run = self.make(setup)()

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from regimes.core.unit_losses import UnitLosses
 from regimes.engine.workload import Workload
 from regimes.losses.forward import OutputLoss
+from regimes.model_transforms.experts import MixtureOfExperts
+from regimes.sources.rollouts import Rollouts
 from regimes.sources.tensors import Tensors
 from regimes.sources.windows import TextWindows
+from regimes.workloads.models import DenoisingBlocks, TinyGPT
 
 #: Examples of every tiny source; four steps of `BATCH` are an epoch.
 SIZE, BATCH = 24, 6
@@ -31,21 +35,42 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class Tiny(nn.Sequential):
-    """A chain of modules; the forward number `poison_at` (counted from 1) after `calls` is set to 0 gives NaN."""
+class Poisonable(nn.Module):
+    """Beside a model: its forward number `poison_at` (counted from 1) after `calls` is set to 0 gives NaN."""
 
     calls = 0
     poison_at = 0
 
-    def forward(self, *args: Any) -> Tensor:
-        """Run the chain."""
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model."""
         self.calls += 1
-        out = super().forward(*args)
-        return out * torch.nan if self.calls == self.poison_at else out
+        out = super().forward(*args, **kwargs)
+        if self.calls != self.poison_at:
+            return out
+        return tuple(part * torch.nan for part in out) if isinstance(out, tuple) else out * torch.nan
+
+
+class Tiny(Poisonable, nn.Sequential):
+    """A chain of modules that can be poisoned."""
+
+
+class TinyBlocks(Poisonable, DenoisingBlocks):
+    """Two small denoising blocks that can be poisoned."""
+
+
+class TinyTransformer(Poisonable, TinyGPT):
+    """A small transformer that can be poisoned."""
 
 
 class Columns(Tensors):
-    """Tensors with a positive number per example under any name but ``length``."""
+    """Tensors with a positive number per example under any name but ``length``; a plan's columns scale the inputs."""
+
+    def fetch(self, indices: np.ndarray, columns: Mapping[str, Any]) -> Any:
+        """Return the selected rows, those of the first part times what the plan's columns say of them."""
+        x, *rest = super().fetch(indices, columns)
+        for values in columns.values():
+            x = x * torch.as_tensor(values, dtype=x.dtype).view(-1, 1)
+        return (x, *rest)
 
     def column(self, name: str) -> Any:
         """The integer target as ``label``, else a made-up fact of each example."""
@@ -87,12 +112,26 @@ def _tokens(seed: int) -> TextWindows:
     return TextWindows(torch.randint(0, 7, (16 * SIZE + 1,), generator=generator, dtype=torch.uint8), length=16)
 
 
+def _questions(seed: int) -> Rollouts:
+    """Questions of three tokens; as good as an answer is its share of right tokens. Held-out ones are not asked."""
+    tokens = torch.randint(0, 7, (SIZE, 6), generator=torch.Generator().manual_seed(seed))
+    return Rollouts(tokens[:, :3], tokens[:, 3:], _likeness, end=6, answers=3 if seed < 99 else 0)
+
+
+def _likeness(prompts: Tensor, answers: Tensor) -> Tensor:
+    return (answers == prompts[:, None]).float().mean(2)
+
+
 def _net(outputs: int, *after: nn.Module) -> Tiny:
     return Tiny(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.GELU(), nn.Dropout(0.1), nn.Linear(8, outputs), *after)
 
 
 def _language() -> Tiny:
     return Tiny(nn.Embedding(7, 6), nn.Linear(6, 8), nn.GELU(), nn.Dropout(0.1), nn.Linear(8, 7))
+
+
+def _experts() -> Tiny:
+    return Tiny(nn.Embedding(7, 6), MixtureOfExperts(nn.Linear(6, 8), 6, experts=3, top_k=2), nn.Linear(8, 7))
 
 
 def _cross_entropy() -> Any:
@@ -105,6 +144,12 @@ def _binary_cross_entropy() -> Any:
     from regimes.losses import BCE
 
     return BCE()
+
+
+def _shown() -> Any:
+    from regimes.losses import PolicyGradient
+
+    return PolicyGradient.sft()
 
 
 def _next_token() -> Any:
@@ -120,11 +165,19 @@ TASKS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Any], Callable[[
     "values": (lambda: _net(2), _values, SquaredError),
     "binary": (lambda: _net(1, nn.Flatten(0)), _binary, _binary_cross_entropy),
 }
+#: The same, for components that want a model of a form of its own.
+SPECIAL: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Any], Callable[[], Any]]] = {
+    "denoising": (lambda: TinyBlocks(6, 2, blocks=2, width=4, embedding=3), _classes, _cross_entropy),
+    "rollouts": (_language, _questions, _shown),
+    "transformer": (lambda: TinyTransformer(vocab=7, width=8, context=16), _tokens, _next_token),
+    "experts": (_experts, _tokens, _next_token),
+}
 
 
 @functools.cache
 def workload(task: str, sources: tuple[str, ...] = ()) -> Workload:
     """Return the tiny workload of a task, with named sources where a mixture wants them."""
-    model, data, loss = TASKS[task]
+    model, data, loss = (TASKS | SPECIAL)[task]
     train = {name: data(place) for place, name in enumerate(sources)} if sources else data(0)
-    return Workload(model=model, train=train, val=data(99), loss=loss(), name=f"tiny {task}")
+    val = {name: data(99 + place) for place, name in enumerate(sources)} if len(sources) > 1 else data(99)
+    return Workload(model=model, train=train, val=val, loss=loss(), name=f"tiny {task}")

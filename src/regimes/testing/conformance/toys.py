@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from regimes.core.component import Stateful, fixed
-from regimes.core.kinds import Controller, State
+from regimes.core.kinds import Controller, State, Weights
 from regimes.core.progress import Progress
 
 
@@ -34,6 +37,26 @@ class Held(Controller):
         """Count the applied steps."""
         state["applied"] += 1
         return state
+
+
+class Given(Weights):
+    """The weights of the tiny task of classes at another seed, without a run.
+
+    Examples
+    --------
+    >>> sorted(Given().load())[:2]
+    ['0.bias', '0.weight']
+    """
+
+    def load(self) -> Mapping[str, Tensor]:
+        """Build the model anew."""
+        from regimes.testing.conformance import tiny
+
+        return tiny.workload("classes").build(7).state_dict()
+
+    def digest(self) -> str:
+        """They are always the same."""
+        return "tiny"
 
 
 def tally(part: Stateful) -> Any:

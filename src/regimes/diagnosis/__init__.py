@@ -1,0 +1,5 @@
+"""Diagnosis: what a run that was made was really like."""
+
+from regimes.diagnosis.order import replayed, trained_at
+
+__all__ = ["replayed", "trained_at"]

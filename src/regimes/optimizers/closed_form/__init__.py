@@ -1,0 +1,1 @@
+"""Rules that solve for weights instead of descending to them."""

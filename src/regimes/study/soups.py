@@ -1,0 +1,174 @@
+"""Soups: which runs to average, found on validation data; and the loss on the way between two weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from regimes.core.errors import DeclarationError, nearest
+from regimes.core.kinds import Weights
+from regimes.core.notation import parse
+from regimes.engine.run import Run
+from regimes.engine.workload import Workload
+from regimes.weights.soup import Soup, mixed
+
+
+class Tasted(NamedTuple):
+    """A soup, and what was measured on the way to it.
+
+    Parameters
+    ----------
+    soup : Soup
+    score : float
+        The soup's, on validation data.
+    scores : dict of str to float
+        Of each ingredient alone, by its printed form.
+    """
+
+    soup: Soup
+    score: float
+    scores: dict[str, float]
+
+
+def score(workload: Workload, weights: Mapping[str, Tensor], split: str = "val") -> dict[str, float]:
+    """Return loss and metrics of given weights on a split.
+
+    Parameters
+    ----------
+    workload : Workload
+    weights : mapping of str to Tensor
+        Parameters and buffers.
+    split : str
+        "val", "test" or "train".
+    """
+    # A run that never makes a step: validation is the one that runs make.
+    run = Run(workload, parse("Regime(optimizer=SGD(lr=0.0), batch_size=1, budget='1 steps')"), count_flops=False)
+    run.model.load_state_dict(weights)
+    found = run.validation.measure(split)
+    return {name.removeprefix(f"{split}/"): value for name, value in found.items()}
+
+
+def greedy_soup(
+    workload: Workload, ingredients: Sequence[Weights], metric: str = "loss", better: str = "lower"
+) -> Tasted:
+    """Return the greedy soup: from the best on, whatever does not make the mean worse on validation data goes in.
+
+    Parameters
+    ----------
+    workload : Workload
+    ingredients : sequence of Weights
+        For example ``[FromRun("runs/a"), FromRun("runs/b")]``.
+    metric : str
+        Of the workload's metrics, or "loss".
+    better : "lower" or "higher"
+
+    Raises
+    ------
+    DeclarationError
+        If there is no such metric.
+
+    References
+    ----------
+    M. Wortsman et al., Model soups, ICML 2022, arXiv:2203.05482.
+    """
+    sign = {"lower": -1.0, "higher": 1.0}[better]
+    loaded = [part.load() for part in ingredients]
+    alone = [_metric(score(workload, state), metric) for state in loaded]
+    order = sorted(range(len(loaded)), key=lambda place: -sign * alone[place])
+    chosen, best = [order[0]], alone[order[0]]
+    for place in order[1:]:
+        among = [*chosen, place]
+        found = _metric(score(workload, mixed([loaded[i] for i in among], (1.0 / len(among),) * len(among))), metric)
+        if sign * found >= sign * best:
+            chosen, best = among, found
+    scores = {repr(part): value for part, value in zip(ingredients, alone)}
+    return Tasted(Soup(tuple(ingredients[i] for i in chosen)), best, scores)
+
+
+def learned_soup(workload: Workload, ingredients: Sequence[Weights], steps: int = 100, lr: float = 0.1) -> Tasted:
+    r"""Return the soup whose shares minimize the validation loss, alpha = softmax(b), b learned by Adam from 0.
+
+    Parameters
+    ----------
+    workload : Workload
+    ingredients : sequence of Weights
+    steps : int
+        Full passes over the validation data. Default 100.
+    lr : float
+        Adam's. Default 0.1.
+    """
+    loaded = [part.load() for part in ingredients]
+    model = workload.build(0).eval()
+    names = [name for name, _ in model.named_parameters()]
+    stacked = {name: torch.stack([state[name] for state in loaded]) for name in names}
+    shares = torch.zeros(len(loaded), requires_grad=True)
+    optimizer = torch.optim.Adam([shares], lr=lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        alpha = shares.softmax(0)
+        weights = {name: torch.tensordot(alpha.to(value.dtype), value, 1) for name, value in stacked.items()}
+        _mean_loss(workload, model, weights).backward()
+        optimizer.step()
+    soup = Soup(tuple(ingredients), tuple(shares.detach().softmax(0).tolist()))
+    scores = {repr(part): score(workload, state)["loss"] for part, state in zip(ingredients, loaded)}
+    return Tasted(soup, score(workload, soup.load())["loss"], scores)
+
+
+def path_loss(workload: Workload, start: Weights, end: Weights, points: int = 11, split: str = "val") -> list[float]:
+    """Return the loss at equally spaced points on the straight line between two weights, both ends among them.
+
+    Its largest excess over the line between the two ends' losses is the barrier: near 0 where both lie in one basin.
+    """
+    first, last = start.load(), end.load()
+    return [
+        score(workload, mixed([first, last], (1.0 - t, t)), split)["loss"]
+        for t in np.linspace(0.0, 1.0, points).tolist()
+    ]
+
+
+def barrier(losses: Sequence[float]) -> float:
+    """Return the largest excess of a path's losses over the straight line between its ends.
+
+    Examples
+    --------
+    >>> barrier([1.0, 4.0, 3.0])
+    2.0
+    """
+    line = np.linspace(losses[0], losses[-1], len(losses))
+    return float(np.max(np.asarray(losses) - line))
+
+
+def _metric(found: dict[str, float], name: str) -> float:
+    if name not in found:
+        raise DeclarationError(f"got '{name}'; {nearest(name, found)}", "metric")
+    return found[name]
+
+
+def _mean_loss(workload: Workload, model: torch.nn.Module, weights: Mapping[str, Tensor]) -> Tensor:
+    """The validation loss as a function of weights, with graph."""
+    total, mass = torch.zeros(()), 0.0
+    for source in workload.sources["val"].values():
+        batch = source.fetch(np.arange(len(source)), {})
+
+        def at(*args: object, **kwargs: object) -> object:
+            return functional_call(model, dict(weights), args, kwargs)
+
+        losses = workload.loss.units(workload.loss.init(), _Called(at), batch)  # type: ignore[arg-type]
+        own = torch.ones_like(losses.values) if losses.weights is None else losses.weights
+        total, mass = total + (losses.values * own).sum(), mass + float(own.sum())
+    return total / mass
+
+
+class _Called:
+    """Stands for a module whose weights are given from outside."""
+
+    def __init__(self, function: object) -> None:
+        self._function = function
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        return self._function(*args, **kwargs)  # type: ignore[operator]

@@ -1,0 +1,78 @@
+"""Rows of the catalogue: titles for all that cards name, counts from marked tests, verdicts with their scale, stale ones said."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from regimes import atlas
+from regimes.atlas import build
+from regimes.cli import group
+
+
+def run(*arguments):
+    return CliRunner().invoke(group, ["atlas", *arguments], prog_name="regimes")
+
+
+def test_every_row_that_a_card_names_is_known_and_covered():
+    known = json.loads(Path(atlas.ROWS).read_text())
+    named = {row for entry in atlas.load()["components"] for row in entry["rows"]}
+    assert named == set(known)
+    assert all(set(row) == {"title", "axis", "kind"} for row in known.values())
+
+
+def test_every_row_has_two_exact_tests_and_conformance():
+    short = {row["id"]: row["evidence"]["exact"] for row in atlas.rows() if row["evidence"]["exact"] < 2}
+    assert short == {}
+    assert all(row["evidence"]["property"] >= 6 for row in atlas.rows())
+
+
+def test_marked_tests_are_counted_by_name():
+    tree = ast.parse('@pytest.mark.exact("A", "B")\n@pytest.mark.slow\ndef test_it(): ...\ndef test_other(): ...')
+    assert [build._exact_of(node) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)] == [["A", "B"], []]
+    names = {entry["name"] for entry in atlas.load()["components"]}
+    assert set(build.exact_tests()) <= names
+
+
+def test_the_command_says_every_row_and_its_evidence():
+    found = json.loads(run("--json").output)
+    assert found == atlas.rows()
+    row = next(row for row in found if row["id"] == "rs2")
+    assert set(row) == {"id", "title", "axis", "kind", "components", "evidence"}
+    assert {"text", "verdict", "effect", "low", "high", "margin", "n"} <= set(row["evidence"]["claims"][0])
+    plain = run("--axis", row["axis"]).output
+    assert row["title"] in plain
+    for claim in row["evidence"]["claims"]:
+        if claim["verdict"]:
+            assert f"{claim['verdict']} [" in plain
+            assert claim["scale"] in plain
+
+
+def test_an_axis_that_is_none_is_refused():
+    found = run("--axis", "ordre")
+    assert found.exit_code == 2
+    assert "--axis: got 'ordre'; did you mean 'order'?" in found.output
+
+
+def test_a_verdict_older_than_the_code_is_stale(monkeypatch):
+    row, claimed = next((row, claim) for row in atlas.rows() for claim in row["evidence"]["claims"] if claim["verdict"])
+    monkeypatch.setattr(atlas, "_code", lambda name: "another")
+    claims = [claim for r in atlas.rows() if r["id"] == row["id"] for claim in r["evidence"]["claims"]]
+    assert all(claim["stale"] for claim in claims if claim["verdict"])
+    assert "(stale: the code has changed since)" in run("--axis", row["axis"]).output
+    assert (
+        "(stale: the code has changed since)"
+        in CliRunner().invoke(group, ["show", claimed["component"]], prog_name="regimes").output
+    )
+
+
+@pytest.mark.parametrize("name", ["RandomSubset", "Cosine"])
+def test_the_code_is_read_as_verify_reads_it(name):
+    from regimes.core.registry import REGISTRY
+    from regimes.study.verify import code_of
+
+    assert atlas._code(name) == code_of(REGISTRY.find(name))

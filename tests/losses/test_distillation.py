@@ -1,0 +1,139 @@
+"""Self-distillation: recursion against closed forms, the loss against plain formulas, its teacher by a trial or from a run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import regimes as rg
+from regimes.testing.resume import resume_chain
+
+N = 12
+G = torch.Generator().manual_seed(0)
+POINTS = torch.randn(N, 3, generator=G, dtype=torch.float64)
+KERNEL = torch.exp(-torch.cdist(POINTS, POINTS).square() / 2)
+Y = torch.randn(N, generator=G, dtype=torch.float64)
+PENALTY = 0.3
+
+
+def ridge(penalty):
+    return KERNEL @ torch.linalg.solve(KERNEL + penalty * torch.eye(N, dtype=torch.float64), Y)
+
+
+@pytest.mark.exact("Distillation")
+@pytest.mark.parametrize("a", [0.0, 0.25, 0.7, 1.0])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_the_recursion_is_its_filter(a, steps):
+    values, vectors = torch.linalg.eigh(KERNEL)
+    wanted = vectors @ (rg.spectral_filter(values, PENALTY, a, steps) * (vectors.T @ Y))
+    found = rg.kernel_self_distillation(KERNEL, Y, PENALTY, a, steps)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-10)
+
+
+@pytest.mark.exact("Distillation")
+def test_its_limits():
+    smoother = KERNEL @ torch.linalg.inv(KERNEL + PENALTY * torch.eye(N, dtype=torch.float64))
+    fit = rg.kernel_self_distillation
+    torch.testing.assert_close(fit(KERNEL, Y, PENALTY, 1.0, 7), ridge(PENALTY), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        fit(KERNEL, Y, PENALTY, 0.0, 3), torch.linalg.matrix_power(smoother, 3) @ Y, rtol=0, atol=1e-10
+    )
+    torch.testing.assert_close(fit(KERNEL, Y, PENALTY, 0.4, 400), ridge(PENALTY / 0.4), rtol=0, atol=1e-10)
+
+
+@pytest.mark.exact("Distillation")
+def test_the_best_weight_is_the_least_on_the_line():
+    p1, p0 = ridge(PENALTY), rg.kernel_self_distillation(KERNEL, Y, PENALTY, 0.0, 2)
+    truth = Y + 0.1 * torch.randn(N, generator=G, dtype=torch.float64)
+    a = rg.optimal_weight(truth, p1, p0)
+    errors = [(truth - (b * p1 + (1 - b) * p0)).square().sum() for b in (a - 1e-4, a, a + 1e-4)]
+    assert errors[1] < errors[0]
+    assert errors[1] < errors[2]
+    assert rg.optimal_weight(p1, p1, p0) == pytest.approx(1.0, abs=1e-12)
+    # One step of distillation is linear in a: the weight is exact for it.
+    at = rg.kernel_self_distillation(KERNEL, Y, PENALTY, 0.35, 2)
+    torch.testing.assert_close(at, 0.35 * p1 + 0.65 * p0, rtol=0, atol=1e-12)
+
+
+X = torch.randn(24, 3, generator=G)
+LABELS = torch.randint(0, 4, (24,), generator=G)
+
+
+def net():
+    return nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Tanh(), nn.Linear(8, 4))
+
+
+def teacher():
+    torch.manual_seed(5)
+    return net()
+
+
+@pytest.mark.exact("Distillation")
+@pytest.mark.parametrize("by", ["square", "cross_entropy"])
+@pytest.mark.parametrize("a", [0.0, 0.3, 1.0])
+def test_units_against_plain_formulas(by, a):
+    said, model = teacher(), net().eval()
+    found = rg.Distillation("self", a, by).units({"teacher": dict(said.state_dict())}, model, (X, LABELS))
+    out, theirs = model(X), said.eval()(X)
+    if by == "square":
+        hard = ((out - nn.functional.one_hot(LABELS, 4)) ** 2).mean(1)
+        soft = ((out - theirs) ** 2).mean(1)
+    else:
+        hard = -out.log_softmax(1)[torch.arange(24), LABELS]
+        soft = -(theirs.softmax(1) * out.log_softmax(1)).sum(1)
+    torch.testing.assert_close(found.values, a * hard + (1 - a) * soft)
+
+
+@pytest.mark.exact("Distillation")
+def test_the_gradient_is_that_of_mixed_labels():
+    """a d(f, y) + (1 - a) d(f, g) and d(f, a y + (1 - a) g) differ by a constant."""
+    said, model = teacher(), net().eval()
+    a, parameters = 0.3, list(model.parameters())
+    units = rg.Distillation("self", a).units({"teacher": dict(said.state_dict())}, model, (X, LABELS)).values
+    target = a * nn.functional.one_hot(LABELS, 4) + (1 - a) * said.eval()(X).detach()
+    plain = (model(X) - target).square().mean(1)
+    for left, right in zip(torch.autograd.grad(units.sum(), parameters), torch.autograd.grad(plain.sum(), parameters)):
+        torch.testing.assert_close(left, right)
+
+
+def test_the_teacher_is_asked_in_evaluation_mode_and_the_student_stays_as_it_was():
+    said, model = teacher(), net()
+    model[1].eval()
+    state = {"teacher": dict(said.state_dict())}
+    zero = rg.Distillation("self", 0.0)
+    modes = [m.training for m in model.modules()]
+    first, second = (zero.units(state, model, (X, LABELS)).values for _ in range(2))
+    assert torch.equal(first, second)
+    assert [m.training for m in model.modules()] == modes
+
+
+def work():
+    return rg.Workload(model=net, train=(X, LABELS), val=(X, LABELS), loss=nn.CrossEntropyLoss(), name="distil")
+
+
+BASE = rg.Regime(optimizer=rg.SGD(lr=0.2), batch_size=8, budget="8 steps", loss=rg.Distillation(None))
+
+
+@pytest.mark.exact("Distillation")
+def test_its_own_teacher_is_a_plain_training_from_the_beginning(tmp_path):
+    plain = rg.run(work(), BASE, 3, out=tmp_path / "teacher")
+    run = rg.Run(work(), BASE.but(loss=rg.Distillation("self", 0.3)), 3)
+    first = [record.loss for _, record in zip(range(9), run)]
+    assert first[:8] == [row["loss"] for row in plain.records]
+    for name, value in run.states["loss"]["teacher"].items():
+        assert torch.equal(value, plain.model.state_dict()[name]), name
+    given = rg.run(work(), BASE.but(loss=rg.Distillation(rg.FromRun(str(tmp_path / "teacher")), 0.3)), 3)
+    own = rg.run(work(), BASE.but(loss=rg.Distillation("self", 0.3)), 3)
+    assert [row["loss"] for row in own.records] == [row["loss"] for row in given.records]
+    assert own.work.spent == given.work.spent > plain.work.spent
+
+
+def test_resume_in_the_middle_of_the_teachers_training():
+    found = resume_chain(lambda: rg.Run(work(), BASE.but(loss=rg.Distillation("self", 0.3)), 1), 16)
+    assert found == []
+
+
+def test_a_teacher_of_another_model_is_refused():
+    with pytest.raises(rg.DeclarationError, match="teacher: got weights that do not fit the model: '0.weight'"):
+        rg.Distillation("self", 0.5).units({"teacher": {"w": X}}, net(), (X, LABELS))
