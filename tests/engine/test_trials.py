@@ -45,6 +45,7 @@ class Trying(Controller):
     address: str = fixed("")
     validate_end: bool = fixed(False)
     validate_begin: bool = fixed(False)
+    past_end: bool = fixed(False)
 
     def init(self):
         return {"end": None}
@@ -57,7 +58,9 @@ class Trying(Controller):
             return None
         address = (self.address,) if self.address else ()
         edit = {"": self.rate} if self.edit is None else dict(self.edit)
-        return Trial(edit, self.budget, self.start, address, self.validate_end, self.validate_begin)
+        return Trial(
+            edit, self.budget, self.start, address, self.validate_end, self.validate_begin, past_end=self.past_end
+        )
 
     def absorb(self, state, end):
         norms = {name: float(w.norm()) for name, w in end.weights.items()}
@@ -190,6 +193,15 @@ def test_a_step_that_is_not_finite_ends_the_trial_and_nothing_else():
     assert len(trials(seen)) < 6
     plain, _ = finished(regime(0.1))
     assert all(torch.equal(a, b) for a, b in zip(run.model.state_dict().values(), plain.model.state_dict().values()))
+
+
+def test_a_trial_ends_with_the_phase_or_goes_on_past_its_end():
+    plain, _ = finished(regime(0.1))
+    for past_end, steps in ((False, 2), (True, 6)):
+        run, seen = finished(regime(Trying(budget="6 steps", at=7, past_end=past_end)))
+        assert (len(trials(seen)), len(seen) - len(trials(seen)), run.frame.step) == (steps, 9, 9)
+        for ours, theirs in zip(run.model.state_dict().values(), plain.model.state_dict().values()):
+            assert torch.equal(ours, theirs)
 
 
 def test_data_edits_are_drawn_anew():

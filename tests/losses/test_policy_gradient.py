@@ -79,7 +79,11 @@ def plain(batch, per_token, lengths, gain):
             answer = batch.answers[q, i]
             count = int((answer != -100).sum())
             part = sum(
-                per_token(token(model, batch.prompts[q], answer, t), batch.log_probs[q, i, t], gain(batch.rewards[q].tolist(), i))
+                per_token(
+                    token(model, batch.prompts[q], answer, t),
+                    batch.log_probs[q, i, t],
+                    gain(batch.rewards[q].tolist(), i),
+                )
                 for t in range(count)
             )
             total = total + part / {"mean": count, "sum": 1, "constant": L}[lengths] / N / B
@@ -149,7 +153,9 @@ GAINS = {
 
 @pytest.mark.parametrize("how", [name for name in GAINS if name != "one"])
 def test_advantages_are_the_plain_formulas(how):
-    rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0, 0.5], [0.0] * 5, [1.0] * 5, [0.3, -2.0, 4.0, 0.1, 0.2]], dtype=torch.float64)
+    rewards = torch.tensor(
+        [[1.0, 0.0, 0.0, 1.0, 0.5], [0.0] * 5, [1.0] * 5, [0.3, -2.0, 4.0, 0.1, 0.2]], dtype=torch.float64
+    )
     wanted = [[GAINS[how](row, i) for i in range(5)] for row in rewards.tolist()]
     torch.testing.assert_close(advantages(rewards, how), torch.tensor(wanted, dtype=torch.float64), rtol=0, atol=1e-12)
 
@@ -164,7 +170,7 @@ PRESETS = [
 ]
 
 
-@pytest.mark.parametrize("loss, how, lengths, clip", PRESETS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("loss", "how", "lengths", "clip"), PRESETS, ids=lambda value: str(value))
 def test_presets_off_the_policy_are_their_plain_twins(loss, how, lengths, clip):
     def clipped(new, old, a):
         r = (new - old).exp()
@@ -250,7 +256,8 @@ def test_a_question_without_demonstration_weighs_nothing_where_it_is_not_solved(
     batch = rollout()
     batch.demonstrations[1] = -100
     units = rg.HybridPostTraining().units(rg.HybridPostTraining().init(), Table(), batch)
-    assert batch.rewards[1].sum() == 0 and (units.weights[units.examples == 1] == 0).all()
+    assert batch.rewards[1].sum() == 0
+    assert (units.weights[units.examples == 1] == 0).all()
     assert units.weights.sum().item() == pytest.approx(B - 1, abs=1e-12)
     rest = torch.tensor([0, 2, 3, 4])
     close(gradient(rg.HybridPostTraining(), batch)[1], gradient(rg.HybridPostTraining(), batch.part(rest))[1])
@@ -283,7 +290,7 @@ def ends(loss, **fields):
 
 
 @pytest.mark.parametrize(
-    "hybrid, alone",
+    ("hybrid", "alone"),
     [
         (rg.HybridPostTraining(1.0), PG.sft()),
         (rg.HybridPostTraining(-0.01), PG.dr_grpo()),
@@ -301,14 +308,37 @@ def test_beyond_the_rewards_the_gate_leaves_one_part_bit_for_bit(hybrid, alone):
 
 @pytest.mark.parametrize("loss", [rg.HybridPostTraining(0.15), PG.grpo(), PG.reinforce()], ids=str)
 def test_micro_batches_change_nothing_but_rounding(loss):
-    (losses, weights), (others, same) = ends(loss, optimizer="SGD(lr=0.1)"), ends(loss, optimizer="SGD(lr=0.1)", micro_batch=2)
+    (losses, weights), (others, same) = (
+        ends(loss, optimizer="SGD(lr=0.1)"),
+        ends(loss, optimizer="SGD(lr=0.1)", micro_batch=2),
+    )
     assert losses == pytest.approx(others, abs=1e-6)
     close(weights, same, 1e-6)
 
 
+def test_the_work_of_a_hybrid_step_is_that_of_what_its_questions_read():
+    """The head is the only product: three times 2 x rows x features x tokens, of as many rows as are read."""
+    tokens = torch.randint(0, V, (24, P + L), generator=torch.Generator().manual_seed(3))
+    source = Rollouts(tokens[:, :P], tokens[:, P:], likeness, end=6, answers=4)
+    work = rg.Workload(model=Net, train=source, loss=PG.sft())
+    made = Run(
+        work, rg.Regime(optimizer="SGD(lr=0.1)", batch_size=6, budget="9 steps", loss="HybridPostTraining(0.15)")
+    )
+    splits, read = [], 0
+    for _ in range(9):
+        batch = made.read(made.frame.plans[0], made.streams)
+        splits.append(int((batch.rewards.mean(1) > 0.15).sum()))
+        read += splits[-1] * 4 + (6 - splits[-1])
+        made.step()
+    assert len(set(splits)) > 1
+    assert made.work.flops == 3 * 2 * read * (P + L - 1) * 6 * V
+
+
 def test_sam_evaluates_the_same_answers_at_other_weights():
     """The ratio is 1 in its first evaluation and another in its second, where the clip then matters."""
-    sharp, wide = (ends(PG(advantage="reward", clip=clip), optimizer="SAM(SGD(lr=0.5), rho=0.5)") for clip in (0.01, 10.0))
+    sharp, wide = (
+        ends(PG(advantage="reward", clip=clip), optimizer="SAM(SGD(lr=0.5), rho=0.5)") for clip in (0.01, 10.0)
+    )
     assert sharp[0][0] == wide[0][0]
     assert not any(torch.equal(a, b) for a, b in zip(sharp[1], wide[1]))
 
@@ -317,13 +347,16 @@ def test_sam_evaluates_the_same_answers_at_other_weights():
 
 
 @pytest.mark.parametrize(
-    "fields, sentence",
+    ("fields", "sentence"),
     [
-        (dict(reads="demonstrations", advantage="one"), "denominator: got 'rollouts', but nobody knows"),
-        (dict(reads="demonstrations", denominator="policy", clip=None), "advantage: got 'group', but demonstrations"),
-        (dict(denominator="policy"), "clip: got 0.2, but with denominator='policy' there is no ratio"),
-        (dict(clip=0.0), "clip: got 0.0; allowed: a finite number > 0"),
-        (dict(entropy=-1), "entropy: got -1; allowed: a finite number >= 0"),
+        ({"reads": "demonstrations", "advantage": "one"}, "denominator: got 'rollouts', but nobody knows"),
+        (
+            {"reads": "demonstrations", "denominator": "policy", "clip": None},
+            "advantage: got 'group', but demonstrations",
+        ),
+        ({"denominator": "policy"}, "clip: got 0.2, but with denominator='policy' there is no ratio"),
+        ({"clip": 0.0}, "clip: got 0.0; allowed: a finite number > 0"),
+        ({"entropy": -1}, "entropy: got -1; allowed: a finite number >= 0"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(fields, sentence):

@@ -328,3 +328,10 @@ def test_the_forest_says_what_widened_its_intervals(page: Page, lean_page: Page)
     tuned, untuned = (p.root.all("figure", "forest")[0].all("figcaption")[0].text for p in (page, lean_page))
     assert "by what the luck of 5 tuning trials may have added" in tuned
     assert "tuning" not in untuned
+
+
+def test_a_place_that_one_regime_lacks_is_said(lean: dict) -> None:
+    lean["arms"][1]["diff"] = [{"path": "adapt.optimizer", "from": None, "to": "MeZO(lr=0.01)"}]
+    text = Page(render(lean)).id("differs").text
+    assert "(nothing)" in text
+    assert "MeZO(lr=0.01)" in text

@@ -43,7 +43,9 @@ def work(model=Causal, source=None, **sources):
 
 
 def run(workload=None, loss="PolicyGradient(advantage='reward')", steps=4, seed=1, **fields):
-    regime = rg.Regime(**{"optimizer": "SGD(lr=0.5)", "batch_size": 6, "budget": f"{steps} steps", "loss": loss} | fields)
+    regime = rg.Regime(
+        **{"optimizer": "SGD(lr=0.5)", "batch_size": 6, "budget": f"{steps} steps", "loss": loss} | fields
+    )
     return Run(workload or work(), regime, seed=seed)
 
 
@@ -70,14 +72,17 @@ def test_answers_are_sampled_by_inversion_token_by_token():
             for t in range(LIMIT):
                 with torch.no_grad():
                     p = model(torch.tensor([tokens]))[0, -1].log_softmax(0).double()
-                chosen = int(np.searchsorted(np.cumsum(p.exp().numpy()), drawn[answer, t] * p.exp().sum().item(), "right"))
+                chosen = int(
+                    np.searchsorted(np.cumsum(p.exp().numpy()), drawn[answer, t] * p.exp().sum().item(), "right")
+                )
                 tokens.append(chosen), said.append(chosen), surprise.append(p[chosen].item())
                 if chosen == END:
                     break
             rest = LIMIT - len(said)
             assert batch.answers[place, answer].tolist() == said + [-100] * rest
             assert batch.log_probs[place, answer].tolist() == pytest.approx(surprise + [0.0] * rest, abs=1e-6)
-    assert (batch.answers == END).any() and (batch.answers == -100).any()
+    assert (batch.answers == END).any()
+    assert (batch.answers == -100).any()
 
 
 def test_frequencies_of_one_token_are_its_probabilities():
@@ -187,7 +192,8 @@ def test_asking_leaves_modes_statistics_and_generators_as_they_were():
     assert torch.equal(first.answers, read(made, [0, 1, 2]).answers)
     assert all(torch.equal(v, made.model.state_dict()[k]) for k, v in before[0].items())
     assert [m.training for m in made.model.modules()] == before[1]
-    assert torch.equal(torch.get_rng_state(), before[2]) and (np.random.get_state()[1] == before[3]).all()
+    assert torch.equal(torch.get_rng_state(), before[2])
+    assert (np.random.get_state()[1] == before[3]).all()
 
 
 # -- work ----------------------------------------------------------------------------------------------------
@@ -205,7 +211,8 @@ def test_a_loss_that_reads_no_answers_pays_for_none():
     source = questions(cls=Watched)
     made = run(work(source=source), loss=None)
     list(made)
-    assert made.work.side_flops == 0.0 and not hasattr(source, "seen")
+    assert made.work.side_flops == 0.0
+    assert not hasattr(source, "seen")
     assert read(made, [0]).answers.shape == (1, 0, LIMIT)
 
 
@@ -225,21 +232,21 @@ def test_a_scoring_pass_of_answers_is_charged_with_them():
 def test_refusals():
     tokens = torch.zeros(2, 3, dtype=torch.int64)
     for wrong, key in (
-        (dict(prompts=tokens.float()), "prompts"),
-        (dict(demonstrations=tokens[:1]), "demonstrations"),
-        (dict(answers=-1), "answers"),
+        ({"prompts": tokens.float()}, "prompts"),
+        ({"demonstrations": tokens[:1]}, "demonstrations"),
+        ({"answers": -1}, "answers"),
     ):
         with pytest.raises(DeclarationError, match=key):
             Rollouts(**{"prompts": tokens, "demonstrations": tokens, "reward": likeness, "end": 6} | wrong)
-    with pytest.raises(DeclarationError, match="ask the model, which only training data may"):
-        workload = rg.Workload(model=Causal, train=questions(), val=questions(), loss=rg.PolicyGradient.sft())
-        list(run(workload))
+    with pytest.raises(DeclarationError, match="val: the data 'val' ask the model, which only training data may"):
+        rg.Workload(model=Causal, train=questions(), val=questions(), loss=rg.PolicyGradient.sft())
+    source = questions()
+    source.reward = lambda prompts, answers: torch.zeros(1, 3, 3)
+    made = run(work(source=source))
     with pytest.raises(UserCodeError, match=r"the reward gave \(1, 3, 3\); allowed: a tensor of shape \(1, 3\)"):
-        source = questions()
-        source.reward = lambda prompts, answers: torch.zeros(1, 3, 3)
-        read(run(work(source=source)), [0])
+        read(made, [0])
+    made = run(work(model=lambda: nn.Sequential(nn.Embedding(7, 4), nn.Flatten(1), nn.Linear(12, 7))))
     with pytest.raises(UserCodeError, match=r"the model gave \(1, 7\) for tokens of shape \(1, 3\)"):
-        made = run(work(model=lambda: nn.Sequential(nn.Embedding(7, 4), nn.Flatten(1), nn.Linear(12, 7))))
         read(made, [0])
 
 

@@ -43,13 +43,13 @@ def test_no_question_is_in_two_places_and_known_is_its_share():
 
 def test_no_position_sees_a_later_token():
     torch.manual_seed(0)
-    model, tokens = SumLM(8), torch.randint(0, 13, (4, 8))
+    model, tokens = SumLM(8).double(), torch.randint(0, 13, (4, 8))
     changed = tokens.clone()
     changed[:, 5:] = (changed[:, 5:] + 1) % 13
     with torch.no_grad():
-        torch.testing.assert_close(model(tokens)[:, :5], model(changed)[:, :5], rtol=0, atol=1e-6)
+        torch.testing.assert_close(model(tokens)[:, :5], model(changed)[:, :5], rtol=0, atol=1e-12)
         assert (model(tokens)[:, 5] - model(changed)[:, 5]).abs().min() > 0
-        torch.testing.assert_close(model(tokens[:, :3]), model(tokens)[:, :3], rtol=0, atol=1e-6)
+        torch.testing.assert_close(model(tokens[:, :3]), model(tokens)[:, :3], rtol=0, atol=1e-12)
 
 
 def greedy(model, prompts, limit):
@@ -69,12 +69,12 @@ def test_the_metric_is_the_reward_of_greedy_decoding(steps):
     for _ in range(steps):
         made.step()
     codes = torch.arange(144)
-    (prompts, answers), (x, y) = questions(codes, 12), teacher_forced(codes, 12).parts.values()
+    (prompts, _answers), (x, y) = questions(codes, 12), teacher_forced(codes, 12).parts.values()
     with torch.no_grad():
         said = greedy(made.model.eval(), prompts, 3)
         found = greedy_reward(made.model(x), y)
     assert torch.equal(found, right(prompts, said[:, None], 12)[:, 0].double())
-    assert steps < 200 or 0.2 < found.mean() < 1
+    assert steps < 200 or 0.05 < found.mean() < 1
 
 
 def test_resuming_over_the_seam_from_demonstrations_to_answers_is_bitwise(tmp_path):
@@ -100,11 +100,11 @@ def test_resuming_over_the_seam_from_demonstrations_to_answers_is_bitwise(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "fields, sentence",
+    ("fields", "sentence"),
     [
-        (dict(modulus=1), "modulus: got 1; allowed: a whole number >= 2"),
-        (dict(known=1.0), "known: got 1.0; allowed: a number > 0 and < 1"),
-        (dict(modulus=10, held_out=50), "held_out: got 50 of 100 questions"),
+        ({"modulus": 1}, "modulus: got 1; allowed: a whole number >= 2"),
+        ({"known": 1.0}, "known: got 1.0; allowed: a number > 0 and < 1"),
+        ({"modulus": 10, "held_out": 50}, "held_out: got 50 of 100 questions"),
     ],
 )
 def test_refusals(fields, sentence):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from regimes.workloads import tables
-from regimes.workloads.tables import TABULAR, class_stream, digits, letter, mnist5k, tabular
+from regimes.workloads.tables import TABULAR, class_stream, digits, dirichlet, letter, mnist5k, tabular
 
 
 def rows(split):
@@ -200,3 +200,24 @@ def test_what_is_no_class_stream_is_refused():
     for arguments in ((digits(), 0, 0.3), (digits(), 10, 1.5), (tabular("diabetes"), 10, 0.3)):
         with pytest.raises(ValueError, match="allowed: a table of classes, 1 to"):
             class_stream(*arguments)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 100.0])
+def test_clients_are_dealt_every_training_example_once(alpha):
+    table = digits()
+    parts = dirichlet(table, 10, alpha)
+    dealt = Counter((row, label) for part in parts for row, label in zip(rows(part), part.y.tolist()))
+    assert dealt == Counter(zip(rows(table.train), table.train.y.tolist()))
+    assert min(len(part.y) for part in parts) >= 10
+    largest = [part.y.bincount().max().item() / len(part.y) for part in parts]
+    assert np.mean(largest) > 0.6 if alpha < 1 else max(largest) < 0.2
+    again = dirichlet(table, 10, alpha)
+    assert all(torch.equal(part.x, other.x) for part, other in zip(parts, again))
+
+
+def test_what_cannot_be_dealt_is_refused():
+    for arguments in ((0, 1.0), (10, 0.0), (120, 1.0)):
+        with pytest.raises(ValueError, match="allowed: a table of classes, alpha above 0"):
+            dirichlet(digits(), *arguments)
+    with pytest.raises(ValueError, match="a thousand draws"):
+        dirichlet(digits(), 100, 0.001)

@@ -25,7 +25,7 @@ class Trial:
         a controller replaces by a schedule: a number cannot stand for it in a product), or, with a leading ``/``, below
         the phase. A schedule put in here has the trial for its stretch.
     budget : Duration
-        How long; it ends earlier with the phase, and at the first step that is not finite.
+        How long; it ends earlier with the phase (but see `past_end`), and at the first step that is not finite.
     start : "here" or "beginning"
         From the present weights and states, or from the run's initial weights and fresh states.
     address : tuple of str or int
@@ -37,6 +37,9 @@ class Trial:
         Whether it is measured at the beginning, too: of the initial weights, where it starts from them.
     score : bool
         Whether the loss of every training example is measured at the end, in evaluation mode (work that counts).
+    past_end : bool
+        Whether it goes on where the phase ends before its budget does: work of the phase, not a look at what follows.
+        A schedule put in is then held from the phase's end on.
     owner : tuple of str
         Names of the parts on the way from the slot to the component; filled in by wrappers.
 
@@ -53,6 +56,7 @@ class Trial:
     validate: bool = False
     validate_before: bool = False
     score: bool = False
+    past_end: bool = False
     owner: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

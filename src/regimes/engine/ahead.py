@@ -54,7 +54,7 @@ def check_phases(run: Any) -> None:
 def _ahead(ahead: Any, phase: Any) -> dict[str, Any]:
     """Fresh states of a later phase."""
     declared = phase.declaration
-    ahead.parameters = seam.trained_parameters(ahead.model, declared.trainable)
+    ahead.parameters = seam.phase_parameters(ahead.model, declared, ahead.view)
     ahead.loss = declared.loss if declared.loss is not None else ahead.workload.loss
     if declared.micro_batch == "auto":
         refuse_interaction(ahead)

@@ -286,7 +286,7 @@ class Evaluator:
             if self._noting:
                 norm = arithmetic.norm(gradients) / max(mass, 1e-30)
             tree.add(gradients)
-        flops = 0.0 if run.flops is None else run.flops.evaluation(run, live, batch, grad)
+        flops = 0.0 if run.flops is None else run.flops.evaluation(run, live, batch, grad, len(losses.values))
         kept = (UnitLosses(losses.values.detach(), losses.weights, losses.examples), start) if keep else None
         return Part(number, value, mass, tokens, flops, norm, kept)
 
@@ -340,7 +340,7 @@ class Evaluator:
         if len(losses.values) < self.sizes[number]:
             diagnose.refuse_scalar(self.live, len(losses.values), self.sizes[number])
         finite = bool(torch.isfinite(losses.values).all())
-        flops = 0.0 if run.flops is None else run.flops.evaluation(run, self.live, batch, False)
+        flops = 0.0 if run.flops is None else run.flops.evaluation(run, self.live, batch, False, len(losses.values))
         bad = None if finite else NonFinite("loss", self._culprits(losses, start))
         return Part(number, 0.0, 0.0, 0, flops, None, (losses, start), bad)
 

@@ -32,21 +32,11 @@ class Reader:
         Where batches go.
     run : Run, optional
         Whose model is asked, where sources ask one.
-
-    Raises
-    ------
-    DeclarationError
-        If a source asks a model and there is no run.
     """
 
     def __init__(self, sources: Mapping[str, Source], device: torch.device, run: Any = None) -> None:
         self._sources, self._device, self._run = list(sources.values()), device, run
         self._asking = any(source.asks for source in self._sources)
-        if self._asking and run is None:
-            name = next(name for name, source in sources.items() if source.asks)
-            raise DeclarationError(
-                f"the data '{name}' ask the model, which only training data may; give plain examples here", "val"
-            )
         self._starts = np.cumsum([0, *[len(source) for source in self._sources]])
         self.random_access = all(source.random_access for source in self._sources)
         self._draws = any(source.draws for source in self._sources)

@@ -153,7 +153,7 @@ class Run:
     def _settle_phase(self) -> None:
         """Derive what the phase's declaration and the model alone determine."""
         declared, needs = self.phase.declaration, self.phase.needs
-        self.parameters = seam.trained_parameters(self.model, declared.trainable)
+        self.parameters = seam.phase_parameters(self.model, declared, self.view)
         self.trained = list(self.parameters.values())
         self._leaves = tuple(self.trained)
         self.buffers = Buffers(self.model)

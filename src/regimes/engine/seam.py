@@ -22,14 +22,26 @@ Indices = tuple[Tensor | None, ...]
 
 
 class Parameters(dict[str, Tensor]):
-    """Trained parameters by name, in model order, with the roles that groups may match and the layers they are of."""
+    """Trained parameters by name, in model order, with the roles that groups may match and the layers they are of.
+
+    `sources` are the examples in each source of the data that they are trained on.
+    """
 
     roles: Mapping[str, str] = {}
     layers: tuple[Layer, ...] = ()
+    sources: Mapping[str, int] = {}
+
+
+def phase_parameters(model: nn.Module, declared: Any, view: Any) -> Parameters:
+    """Return the parameters that a declared phase trains, with the sizes of the sources that it draws from."""
+    found = trained_parameters(model, declared.trainable)
+    named = dict(getattr(declared.mixture, "sources", ())) or view.sizes
+    found.sources = {name: size for name, size in view.sizes.items() if name in named}
+    return found
 
 
 def trained_parameters(model: nn.Module, patterns: tuple[str, ...]) -> Parameters:
-    """Return the parameters that a phase trains; tied weights once, under their first name."""
+    """Return the parameters that match; tied weights once, under their first name."""
     found = Parameters(
         {name: p for name, p in model.named_parameters() if p.requires_grad and (not patterns or _fits(name, patterns))}
     )

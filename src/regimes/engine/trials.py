@@ -70,6 +70,7 @@ def _push(run: Any, name: str, trial: Trial) -> None:
         "amount": amount,
         "validate": trial.validate,
         "score": trial.score,
+        "past_end": trial.past_end,
         "before": {},
         "records": [],
         "kept": {"weights": trees.clone(state_of(run.model)), "states": trees.clone(run.states)},
@@ -149,7 +150,7 @@ def over(run: Any) -> bool:
     """Whether the trial has used up its budget, its phase, or its luck."""
     about = run.frame.trial
     used = run.consumed - about["begin"]
-    ended = run.consumed >= run.phase.length.total * (1.0 - 1e-12)
+    ended = not about["past_end"] and run.consumed >= run.phase.length.total * (1.0 - 1e-12)
     return ended or used >= about["amount"] * (1.0 - 1e-12) or run.frame.skipped_in_a_row > 0
 
 

@@ -74,8 +74,11 @@ class Flops:
         self._known: dict[Any, float] = {}
         self._earlier: dict[str, float] = {}
 
-    def evaluation(self, run: Any, live: Any, batch: Any, grad: bool) -> float:
-        """Return the operations of one evaluation of a micro-batch."""
+    def evaluation(self, run: Any, live: Any, batch: Any, grad: bool, units: int) -> float:
+        """Return the operations of one evaluation of a micro-batch that gave so many units.
+
+        Of batches of one shape a loss may read more or less (hybrid post-training): then its units are more or fewer.
+        """
 
         def evaluate() -> None:
             losses = run.forward(live, batch, 0, grad)
@@ -83,9 +86,8 @@ class Flops:
                 run.gradients(losses.values, None)
 
         # A trial may train another part of the model, or with another loss.
-        key = (
-            (run.phase.declaration, grad, shapes(batch)) if run.frame.trial else (run.frame.phase, grad, shapes(batch))
-        )
+        phase = run.phase.declaration if run.frame.trial else run.frame.phase
+        key = (phase, grad, shapes(batch), units)
         return self.counted(key, run.model, evaluate)
 
     def asking(self, run: Any, read: Any, batch: Any, plan: Any) -> float:

@@ -81,6 +81,12 @@ class Workload:
             for split, data in (("train", train), ("val", val), ("test", test))
             if data is not None
         }
+        for split in ("val", "test"):
+            for name, source in self.sources.get(split, {}).items():
+                if source.asks:
+                    raise DeclarationError(
+                        f"the data '{name}' ask the model, which only training data may; give plain examples", split
+                    )
         self.loss: Loss = as_loss(loss)
         if metrics is not None and not isinstance(metrics, Mapping):
             raise DeclarationError(f"got {show(metrics)}; allowed: a dict of names to metrics", "metrics")

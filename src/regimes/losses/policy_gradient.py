@@ -160,7 +160,9 @@ class PolicyGradient(Loss):
                 "denominator",
             )
         if shown and self.advantage != "one":
-            raise DeclarationError(f"got '{self.advantage}', but demonstrations have no reward; allowed: one", "advantage")
+            raise DeclarationError(
+                f"got '{self.advantage}', but demonstrations have no reward; allowed: one", "advantage"
+            )
         if self.clip is not None and self.denominator != "rollouts":
             raise DeclarationError(
                 f"got {show(self.clip)}, but with denominator='{self.denominator}' there is no ratio to clip; allowed: "
@@ -209,7 +211,8 @@ class PolicyGradient(Loss):
             return args[0], targets, len(targets)
         if not isinstance(batch, Rollout) or not batch.answers.shape[1]:
             raise DeclarationError(
-                f"{self!r} reads answers, and the batch has none; allowed: data of Rollouts with one answer or more", "loss"
+                f"{self!r} reads answers, and the batch has none; allowed: data of Rollouts with one answer or more",
+                "loss",
             )
         return *batch.answered(), len(batch)
 

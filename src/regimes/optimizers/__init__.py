@@ -1,6 +1,7 @@
 """Optimizers: evaluations become new parameters."""
 
 from regimes.optimizers.closed_form.recursive_ridge import RecursiveRidge
+from regimes.optimizers.federated.fed_avg import FedAvg
 from regimes.optimizers.foreign.pytorch_optimizer_class import PytorchOptimizer
 from regimes.optimizers.foreign.torch_class import Torch
 from regimes.optimizers.groups import Group, Groups
@@ -21,6 +22,7 @@ __all__ = [
     "SGD",
     "AdaGradNorm",
     "AdamW",
+    "FedAvg",
     "Group",
     "Groups",
     "Lion",

@@ -14,6 +14,7 @@ BUILT_IN = {
     "digits_noprop": "regimes.workloads.builtin:digits_noprop",
     "digits_rotated": "regimes.workloads.digits:digits_rotated",
     "digits_vit": "regimes.workloads.digits:digits_vit",
+    "digits_clients": "regimes.workloads.builtin:digits_clients",
     "digits_stream": "regimes.workloads.builtin:digits_stream",
     "char_lm": "regimes.workloads.builtin:char_lm",
     "masked_lm": "regimes.workloads.masked_lm:masked_lm",

@@ -112,7 +112,8 @@ def arithmetic_lm(
     first = round(known * count)
     if held_out < 1 or not 0 < first < count:
         raise DeclarationError(
-            f"got {show(held_out)} of {modulus**2} questions; allowed: 1 or more, so that both sources have some", "held_out"
+            f"got {show(held_out)} of {modulus**2} questions; allowed: 1 or more, so that both sources have some",
+            "held_out",
         )
     parts = order.split([first, count - first, held_out, held_out])
     reward = functools.partial(right, modulus=modulus)

@@ -82,6 +82,29 @@ def digits_stream(parts: int = 10, blur: float = 0.3, features: int = 500) -> Wo
     )  # fmt: skip
 
 
+def digits_clients(clients: int = 10, alpha: float = 0.05, hidden: int = 64) -> Workload:
+    """Return handwritten digits dealt to clients, whose classes differ the more the smaller alpha is.
+
+    The training data are sources ``client0``, ``client1`` ...; all classes are judged.
+
+    Parameters
+    ----------
+    clients : int
+        Default 10.
+    alpha : float
+        Of the Dirichlet distribution of each class over the clients. Default 0.05: a class or two each; at 100 they are
+        alike.
+    hidden : int
+        Width of the hidden layer. Default 64.
+    """
+    table = tables.digits()
+    dealt = {f"client{place}": tuple(part) for place, part in enumerate(tables.dirichlet(table, clients, alpha))}
+    return Workload(
+        model=functools.partial(models.MLP, (64, hidden, 10)), train=dealt, val=tuple(table.val), test=tuple(table.test),
+        loss=CrossEntropy(), metrics={"acc": Accuracy()}, name="digits_clients",
+    )  # fmt: skip
+
+
 def digits_noprop(blocks: int = 5, width: int = 64, embedding: int | None = None) -> Workload:
     """Return handwritten digits for a stack of denoising blocks, which is judged by what its inference answers.
 

@@ -21,7 +21,18 @@ from torch import Tensor
 
 from regimes.core.randomness import philox
 
-__all__ = ["TABULAR", "Split", "Table", "class_stream", "digits", "letter", "mnist5k", "tabular", "with_label_noise"]
+__all__ = [
+    "TABULAR",
+    "Split",
+    "Table",
+    "class_stream",
+    "digits",
+    "dirichlet",
+    "letter",
+    "mnist5k",
+    "tabular",
+    "with_label_noise",
+]
 
 TABULAR = ("breast_cancer", "diabetes", "iris", "wine")
 """Names that `tabular` knows."""
@@ -119,6 +130,58 @@ def class_stream(table: Table, parts: int, blur: float) -> tuple[Split, ...]:
     order = torch.from_numpy(np.argsort(time, kind="stable"))
     size = len(order) // parts
     return tuple(Split(table.train.x[rows], table.train.y[rows]) for rows in order[: parts * size].split(size))
+
+
+def dirichlet(table: Table, parts: int, alpha: float, least: int = 10) -> tuple[Split, ...]:
+    """Deal the training examples to parts, each class in shares drawn from Dirichlet(alpha, ..., alpha).
+
+    Always the same parts. The shares of all classes are drawn anew until no part has fewer than `least` examples.
+
+    Parameters
+    ----------
+    table : Table
+        Of classes.
+    parts : int
+    alpha : float
+        Above 0. Small: each class lies in few parts; large: every part is like the whole.
+    least : int
+        Default 10.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range, the table has no classes, or a thousand draws leave a part with too few.
+
+    References
+    ----------
+    T.-M. H. Hsu, H. Qi and M. Brown, Measuring the Effects of Non-Identical Data Distribution for Federated Visual
+    Classification, 2019, arXiv:1909.06335; Q. Li, Y. Diao, Q. Chen and B. He, Federated Learning on Non-IID Data Silos: An
+    Experimental Study, ICDE 2022, arXiv:2102.02079 (by class, no part too small).
+
+    Examples
+    --------
+    >>> [len(set(part.y.tolist())) for part in dirichlet(digits(), parts=4, alpha=1000.0)]
+    [10, 10, 10, 10]
+    >>> sum(len(part.y) for part in dirichlet(digits(), parts=4, alpha=0.1))
+    1197
+    """
+    if not table.classes or not alpha > 0 or least < 1 or not 1 <= parts <= len(table.train.y) // least:
+        raise ValueError(
+            f"got parts={parts}, alpha={alpha}, least={least} of {table.name}; allowed: a table of classes, alpha above 0, "
+            f"up to as many parts as {len(table.train.y)} examples give `least` each"
+        )
+    generator, y = philox(0, "dirichlet", table.name), table.train.y.numpy()
+    members = [generator.permutation(np.flatnonzero(y == label)) for label in range(len(table.classes))]
+    for _ in range(1000):
+        shares = generator.dirichlet([alpha] * parts, size=len(members))
+        cuts = [np.round(np.cumsum(share)[:-1] * len(rows)).astype(int) for share, rows in zip(shares, members)]
+        dealt = [np.split(rows, cut) for rows, cut in zip(members, cuts)]
+        found = [np.sort(np.concatenate(own)) for own in zip(*dealt)]
+        if min(map(len, found)) >= least:
+            return tuple(Split(table.train.x[rows], table.train.y[rows]) for rows in found)
+    raise ValueError(
+        f"a thousand draws left one of {parts} parts with fewer than {least} examples; allowed: fewer parts, a larger alpha"
+    )
 
 
 def digits() -> Table:

@@ -8,13 +8,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regimes.core.card import Card
+from regimes.core.card import Card, Claim
 from regimes.core.component import knob
 from regimes.core.kinds import Knob, Optimizer, State
 from regimes.core.registry import register
 
 #: Perturbations are drawn in blocks of this many numbers, so that none is as large as a tensor.
 BLOCK = 2**13
+
+_ADAPTED = {"batch_size": 64, "mixture": "Mixture(clean=1)", "trainable": ["layers.1.*", "*bias"]}
+_STUDY = {
+    "workload": "digits_rotated",
+    "compare": {"baseline": "scratch", "metric": "acc", "better": "higher", "margin": 0.1, "seeds": 8, "trials": 4},
+    "tune": {"*.optimizer.lr": "times(1/4, 4)"},
+    "arms": {
+        "scratch": {**_ADAPTED, "optimizer": "MeZO(lr=0.01)", "budget": "2600 steps"},
+        "pretrained": {
+            "batch_size": 64,
+            "phases": [
+                {
+                    "name": "pretrain",
+                    "budget": "600 steps",
+                    "optimizer": "AdamW(lr=0.003)",
+                    "mixture": "Mixture(rotated=1)",
+                },
+                {**_ADAPTED, "name": "adapt", "budget": "2000 steps", "optimizer": "MeZO(lr=0.01)"},
+            ],
+        },
+    },
+}
 
 
 @register
@@ -60,6 +82,14 @@ class MeZO(Optimizer):
         when="Fine-tuning where memory for a backward is missing.",
         cost="two forwards, no backward, no slots",
         rows=("mezo",),
+        claims=(
+            Claim(
+                "What a network has learned on rotated digits lets it adapt the last layer to upright ones, at least ten "
+                "points beyond a network that begins at random.",
+                _STUDY,
+                paper_scale="OPT 13B to 66B and RoBERTa-large on language tasks",
+            ),
+        ),
         deviations=("Weights return to rounding, not bitwise, between the two forwards: no copy is kept.",),
     )
 

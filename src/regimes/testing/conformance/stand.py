@@ -47,11 +47,13 @@ class Setup(NamedTuple):
 
 
 def applied(run: Run) -> Any:
-    """Make steps until one that is of no trial is made, and no trial comes next; return its record."""
-    while True:
+    """Make steps until one that is of no trial, then the trials that come before the next such; return its record."""
+    record = run.step()
+    while "trial" in record.signals:
         record = run.step()
-        if "trial" not in record.signals and trials.proposed(run)[1] is None:
-            return record
+    while not run.finished and (run.frame.trial is not None or trials.proposed(run)[1] is not None):
+        run.step()
+    return record
 
 
 class Stand:

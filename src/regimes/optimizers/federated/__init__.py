@@ -1,0 +1,1 @@
+"""Rules that put together what clients have learned apart."""
