@@ -35,6 +35,10 @@ CASES = {
         "classes",
         "Regime(optimizer=AdamW(lr=0.01), batch_size=NoiseScaleGrowth(8, 12), micro_batch=2, budget='120 samples')",
     ),
+    "rollouts": (
+        "rollouts",
+        "Regime(optimizer=AdamW(lr=0.05), loss=HybridPostTraining(0.4), batch_size=6, micro_batch=2, budget='9 steps')",
+    ),
     "overflow": ("steep", "Regime(optimizer=SGD(lr=3e38), batch_size=8, micro_batch=2, budget='5 steps')"),
     "trials": (
         "classes",
