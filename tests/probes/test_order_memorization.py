@@ -13,6 +13,7 @@ import regimes as rg
 RNG = np.random.default_rng(3)
 
 
+@pytest.mark.exact("order_memorization_test")
 def test_under_the_null_every_p_is_as_likely_as_it_says():
     """All orders of five examples: exactly a share p of them has this p or a lower one, with and without ties."""
     for values in ([0.1, 0.2, 0.3, 0.4, 0.5], [0.1, 0.1, 0.3, 0.4, 0.4]):
@@ -22,6 +23,7 @@ def test_under_the_null_every_p_is_as_likely_as_it_says():
         assert levels[-1] == 1.0
 
 
+@pytest.mark.exact("order_memorization_test")
 def test_the_least_p_of_n_examples_is_one_of_all_orders():
     for n in range(2, 9):
         remembered = -np.arange(n) / 7
@@ -31,6 +33,7 @@ def test_the_least_p_of_n_examples_is_one_of_all_orders():
     assert by_t == (1.0, pytest.approx(1 / math.factorial(9), rel=1e-12))
 
 
+@pytest.mark.exact("order_memorization_test")
 @pytest.mark.parametrize("n", [4, 6, 8])
 def test_enumeration_is_scipys_permutation_test(n):
     losses, steps = RNG.integers(0, n, n) / 2, RNG.permutation(n)
@@ -47,6 +50,7 @@ def test_enumeration_is_scipys_permutation_test(n):
     assert found.p == pytest.approx(wanted.pvalue, abs=1e-12)
 
 
+@pytest.mark.exact("order_memorization_test")
 @pytest.mark.parametrize("n", [3, 9, 40, 700])
 def test_t_is_scipys_spearman(n):
     losses, reference = RNG.normal(size=(2, n)).round(1)
@@ -70,6 +74,7 @@ def test_random_orders_estimate_what_enumeration_finds():
     assert late == (1.0, 1 / 3000)
 
 
+@pytest.mark.exact("order_memorization_test")
 def test_only_the_order_of_steps_counts():
     losses, reference, steps = RNG.normal(size=60), RNG.normal(size=60), RNG.permutation(60).astype(float)
     found = rg.order_memorization_test(losses, reference, steps)

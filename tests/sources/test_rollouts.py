@@ -196,6 +196,27 @@ def test_asking_leaves_modes_statistics_and_generators_as_they_were():
     assert (np.random.get_state()[1] == before[3]).all()
 
 
+def test_probes_that_look_at_answers_change_nothing():
+    plain, looked = run(), run()
+    ends = [list(plain), list(rg.stream(looked.workload, looked.regime, 1, probes=[rg.GradientNorm(), rg.ExampleLoss()]))]
+    assert [record.loss for record in ends[0]] == [record.loss for record in ends[1]]
+    assert any("gradient_norm" in name for name in ends[1][-1].signals)
+
+
+def test_the_identity_of_a_run_knows_the_reward():
+    def other(prompts, answers):
+        return 1.0 - likeness(prompts, answers)
+
+    from regimes.engine.identity import program
+
+    same, again, changed = (questions() for _ in range(3))
+    changed.reward = other
+    found = [program(work(source=source)) for source in (same, again, changed)]
+    assert found[0] == found[1]
+    assert found[0]["sources"] != found[2]["sources"]
+    assert found[0]["data"] != program(work(source=questions(answers=4)))["data"]
+
+
 # -- work ----------------------------------------------------------------------------------------------------
 
 

@@ -52,7 +52,7 @@ def find(name: str) -> dict[str, Any] | None:
     >>> find("cosine")["module"]
     'regimes.schedules.cosine'
     """
-    by_name = {entry["name"].lower(): entry for entry in load()["components"]}
+    by_name = {entry["name"].lower(): entry for entry in [*load()["components"], *load().get("functions", [])]}
     return by_name.get(name.lower())
 
 
@@ -96,7 +96,7 @@ def rows() -> list[dict[str, Any]]:
         known = json.load(file)
     evidence = load().get("evidence", {"exact": {}, "property": {}})
     covering: dict[str, list[dict[str, Any]]] = {}
-    for entry in load()["components"]:
+    for entry in [*load()["components"], *load().get("functions", [])]:
         for row in entry["rows"]:
             covering.setdefault(row, []).append(entry)
     return [

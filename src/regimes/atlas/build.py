@@ -13,6 +13,7 @@ from typing import Any
 
 from regimes.atlas import INDEX
 from regimes.core import fields
+from regimes.core.card import Card
 from regimes.core.component import Component
 from regimes.core.duration import Duration
 from regimes.core.fields import MISSING, UNSET, Info
@@ -40,12 +41,25 @@ def build() -> dict[str, Any]:
         exports |= dict.fromkeys(getattr(package, "__all__", ()), package.__name__)
     return {
         "components": [describe(cls) for cls in sorted(found, key=lambda cls: cls.__name__)],
+        "functions": [describe_function(function) for function in functions(exports)],
         "exports": dict(sorted(exports.items())),
         "evidence": {
             "exact": exact_tests(),
-            "property": checks([cls for cls in found if getattr(cls, "card", None) and cls.card.rows]),
+            "property": checks([cls for cls in found if getattr(getattr(cls, "card", None), "rows", ())]),
         },
     }
+
+
+def functions(exports: dict[str, str]) -> list[Any]:
+    """Return the exported functions that have a card."""
+    named = [getattr(importlib.import_module(package), name) for name, package in sorted(exports.items())]
+    return [entry for entry in named if inspect.isfunction(entry) and hasattr(entry, "card")]
+
+
+def describe_function(function: Any) -> dict[str, Any]:
+    """Return the entry of a function: that of a component without fields."""
+    about = {"name": function.__name__, "kind": "function", "module": function.__module__, "needs": [], "fields": []}
+    return about | _carded(function.card)
 
 
 def exact_tests() -> dict[str, int]:
@@ -84,20 +98,26 @@ def describe(cls: Any) -> dict[str, Any]:
         "name": cls.__name__,
         "kind": cls.kind,
         "module": cls.__module__,
-        "title": card.title if card else first.rstrip("."),
-        "axes": list(card.axes) if card else [],
-        "shelf": card.shelf if card else "core",
-        "source": card.source if card else "",
-        "when": card.when if card else "",
-        "cost": card.cost if card else "",
-        "rows": list(card.rows) if card else [],
-        "deviations": list(card.deviations) if card else [],
-        "claims": [claim.text for claim in card.claims] if card else [],
+        **_carded(card or Card(title=first.rstrip("."), axes=(), source="", cost="")),
         "needs": list(getattr(cls, "needs", ())),
         "fields": [
             {"name": info.name, "default": _default(info), "allowed": allowed(info)}
             for info in fields.table(cls).values()
         ],
+    }
+
+
+def _carded(card: Card) -> dict[str, Any]:
+    return {
+        "title": card.title,
+        "axes": list(card.axes),
+        "shelf": card.shelf,
+        "source": card.source,
+        "when": card.when,
+        "cost": card.cost,
+        "rows": list(card.rows),
+        "deviations": list(card.deviations),
+        "claims": [claim.text for claim in card.claims],
     }
 
 
@@ -149,8 +169,14 @@ def text() -> str:
     index = build()
     rows = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in index["components"])
     exports = ",\n".join(f"{json.dumps(name)}: {json.dumps(module)}" for name, module in index["exports"].items())
-    evidence = json.dumps(index["evidence"])
-    return f'{{"components": [\n{rows}\n],\n"exports": {{\n{exports}\n}},\n"evidence": {evidence}\n}}\n'
+    functions = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in index["functions"])
+    parts = (
+        f'"components": [\n{rows}\n]',
+        f'"functions": [\n{functions}\n]',
+        f'"exports": {{\n{exports}\n}}',
+        f'"evidence": {json.dumps(index["evidence"])}',
+    )
+    return "{" + ",\n".join(parts) + "\n}\n"
 
 
 def main() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -65,3 +68,13 @@ class Card:
     defaults: dict[str, str] = field(default_factory=dict)
     deviations: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
+
+
+def described(card: Card) -> Callable[[F], F]:
+    """Decorator: give a function a card, by which `regimes show` and `regimes atlas` find it."""
+
+    def give(function: F) -> F:
+        function.card = card  # type: ignore[attr-defined]
+        return function
+
+    return give

@@ -36,7 +36,9 @@ class Trial:
     validate_before : bool
         Whether it is measured at the beginning, too: of the initial weights, where it starts from them.
     score : bool
-        Whether the loss of every training example is measured at the end, in evaluation mode (work that counts).
+        Whether the loss of every training example that the phase draws from is measured at the end, in evaluation mode
+        (work that counts). With a budget of nothing and no edit that is all: a *look* at the present weights, which a
+        component of the data may take inside a trial, too.
     past_end : bool
         Whether it goes on where the phase ends before its budget does: work of the phase, not a look at what follows.
         A schedule put in is then held from the phase's end on.
@@ -63,6 +65,11 @@ class Trial:
         object.__setattr__(self, "budget", Duration.parse(self.budget))
         if self.start not in ("here", "beginning"):
             raise DeclarationError(f"got {show(self.start)}; allowed: 'here' or 'beginning'", "start")
+
+    @property
+    def look(self) -> bool:
+        """Whether nothing is trained: the present weights are scored."""
+        return self.score and not self.edit and self.budget.value == 0 and self.start == "here"
 
     def within(self, name: str) -> Trial:
         """The trial as the holder of the proposing part proposes it."""

@@ -18,7 +18,9 @@ from regimes.engine.work import shapes
 
 
 def score(run: Any) -> dict[str, Tensor]:
-    """Return the mean loss of every training example by source, in evaluation mode; charged as a side pass.
+    """Return the mean loss of every training example that the phase draws from, by source; charged as a side pass.
+
+    The model is in evaluation mode.
 
     Raises
     ------
@@ -27,7 +29,8 @@ def score(run: Any) -> dict[str, Tensor]:
     """
     found = {}
     with judged(run, None), run.buffers.aside(), kept(), torch.no_grad():
-        for name, source in run.workload.sources["train"].items():
+        for name in run.parameters.sources:
+            source = run.workload.sources["train"][name]
             if not source.random_access:
                 raise DeclarationError(f"source '{name}' is read in its own order and cannot be scored", "train")
             found[name] = torch.cat(list(_parts(run, name, source)))

@@ -25,23 +25,31 @@ _POSITION = ("step", "phase", "samples", "tokens")
 
 
 def begin(run: Any) -> None:
-    """Push a frame if somebody proposes a trial; inside one nobody is asked."""
+    """Push a frame if somebody proposes a trial; take the looks that are asked for, before it and inside it."""
     name, trial = proposed(run)
-    if trial is not None:
+    while trial is not None:
         try:
-            _push(run, name, trial)
+            _look(run, name, trial) if trial.look else _push(run, name, trial)
         except DeclarationError as why:
             raise why.within(f"a trial of {name.removeprefix('knobs.')}") from None
+        name, trial = proposed(run)
 
 
 def proposed(run: Any) -> tuple[str, Trial | None]:
-    """Who proposes a trial before the next step, and which; inside a trial, nobody."""
-    for name in run.phase.proposing if run.frame.trial is None else ():
-        component, state = _owner(run, name)
-        trial = component.propose(state, run.position)
-        if trial is not None:
-            return name, trial
+    """Who proposes a trial before the next step, and which; inside a trial, a look of the data alone."""
+    outside = run.frame.trial is None
+    for name in run.phase.proposing:
+        if outside or name.split(".")[0] in DATA_SLOTS:
+            component, state = _owner(run, name)
+            trial = component.propose(state, run.position)
+            if trial is not None and (outside or trial.look):
+                return name, trial
     return "", None
+
+
+def _look(run: Any, name: str, trial: Trial) -> None:
+    """Score the present weights."""
+    _absorb(run, name, TrialEnd(run.position, [], owner=trial.owner, scores=score(run)))
 
 
 def _owner(run: Any, name: str) -> tuple[Any, Any]:
@@ -178,14 +186,18 @@ def _pop(run: Any, last: Any) -> None:
     run.states = about["kept"]["states"]
     run.frame.tried += used
     run.end_trial()
-    component, state = _owner(run, about["owner"])
-    names = tuple(about["names"])
     failed = last.signals.get("skipped")
-    end = TrialEnd(run.position, about["records"], failed, weights, names, scores, about["before"])
+    end = TrialEnd(run.position, about["records"], failed, weights, tuple(about["names"]), scores, about["before"])
+    _absorb(run, about["owner"], end)
+
+
+def _absorb(run: Any, name: str, end: TrialEnd) -> None:
+    """Hand what came of a trial to who proposed it; what draws draws anew."""
+    component, state = _owner(run, name)
     absorbed = component.absorb(state, end)
-    if about["owner"].startswith("knobs."):
-        run.states["knobs"][about["owner"].removeprefix("knobs.")] = absorbed
+    if name.startswith("knobs."):
+        run.states["knobs"][name.removeprefix("knobs.")] = absorbed
     else:
-        run.states[about["owner"]] = absorbed
-    if about["owner"].split(".")[0] in DATA_SLOTS:
+        run.states[name] = absorbed
+    if name.split(".")[0] in DATA_SLOTS:
         run.redraw()

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
+from regimes.core.card import Card, described
 from regimes.core.errors import DeclarationError, show
 from regimes.core.randomness import philox
 
@@ -34,6 +35,21 @@ class OrderMemorization(NamedTuple):
     p: float
 
 
+@described(
+    Card(
+        title="Whether a model remembers the order in which a run saw its examples",
+        axes=("order",),
+        source="Kuditipudi et al. 2025, Blackbox Model Provenance via Palimpsestic Membership Inference",
+        when="A model of unknown origin, and a run whose order of data is known (`regimes.diagnosis.order.trained_at`).",
+        cost="one forward over the examples that are asked about",
+        shelf="atlas",
+        rows=("palimpsestic-membership",),
+        deviations=(
+            "Tests A and B for texts (matching pieces of text, reshuffled tails) are not built: this is the test by queries.",
+            "Its experiment is a slow test, not a recorded claim: claims compare arms, and this tests one model.",
+        ),
+    )
+)
 def order_memorization_test(
     losses: Any,
     reference_losses: Any | None,

@@ -3,6 +3,7 @@
 from regimes.samplers.cyclical_curriculum import CyclicalCurriculum
 from regimes.samplers.length_curriculum import LengthCurriculum
 from regimes.samplers.loss_weighted import LossWeighted
+from regimes.samplers.ordered_prefix import OrderedPrefix
 from regimes.samplers.preview import TorchBatches, preview
 from regimes.samplers.random_subset import RandomSubset
 from regimes.samplers.reshuffle import Reshuffle
@@ -16,6 +17,7 @@ __all__ = [
     "CyclicalCurriculum",
     "LengthCurriculum",
     "LossWeighted",
+    "OrderedPrefix",
     "RandomSubset",
     "Reshuffle",
     "Sequential",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ def digits_vit(width: int = 32, layers: int = 2, heads: int = 4, examples: int =
     """
     model = functools.partial(TinyViT, width=width, layers=layers, heads=heads)
     table = tables.digits().first(examples)
-    splits = {split: tuple(getattr(table, split)) for split in ("train", "val", "test")}
+    splits: dict[str, Any] = {split: tuple(getattr(table, split)) for split in ("train", "val", "test")}
     return Workload(model=model, loss=CrossEntropy(), metrics={"acc": Accuracy()}, name="digits_vit", **splits)
 
 
@@ -76,7 +77,7 @@ def digits_rotated(hidden: int = 32) -> Workload:
     turned = (table.train.x.flatten(1).double() @ rotation).float().view_as(table.train.x)
     train = {"clean": tuple(table.train), "rotated": (turned, table.train.y)}
     model = functools.partial(models.MLP, (64, hidden, 10))
-    splits = {split: tuple(getattr(table, split)) for split in ("val", "test")}
+    splits: dict[str, Any] = {split: tuple(getattr(table, split)) for split in ("val", "test")}
     return Workload(
         model=model, train=train, loss=CrossEntropy(), metrics={"acc": Accuracy()}, name="digits_rotated", **splits
     )
