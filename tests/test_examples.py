@@ -1,6 +1,8 @@
 """Examples of parts in other people's loops run as they stand, and say in their last lines what they promised."""
 
 import runpy
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,3 +35,22 @@ def test_example_says_what_it_promised(name, capsys, tmp_path, monkeypatch):
     runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
     assert capsys.readouterr().out.splitlines()[-2:] == LAST_LINES[name]
     assert not list(tmp_path.iterdir())
+
+
+REGIMES = sorted((FOLDER / "regimes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", REGIMES, ids=lambda file: file.stem)
+def test_an_example_regime_is_a_declaration_that_holds(file):
+    from regimes.study import files
+
+    found = files.read(str(file), ())
+    assert found.regime is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", REGIMES, ids=lambda file: file.stem)
+def test_an_example_regime_runs(file, tmp_path):
+    command = [sys.executable, "-m", "regimes", "run", str(file), "--out", str(tmp_path / "run")]
+    subprocess.run(command, check=True, timeout=300)
+    assert (tmp_path / "run" / "result.json").is_file()

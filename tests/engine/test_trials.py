@@ -278,3 +278,35 @@ def test_killed_inside_a_trial_it_ends_in_the_same_bytes(tmp_path):
     assert start("killed").wait() == 0
     for name in ("final/model.safetensors", "records.jsonl"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+class Looking(rg.Reshuffle):
+    """Asks once for the losses of all that it draws from, and keeps them."""
+
+    def init(self, view):
+        return {"scores": None}
+
+    def propose(self, state, at):
+        return Trial({}, "0 steps", score=True) if state["scores"] is None else None
+
+    def absorb(self, state, end):
+        return {"scores": dict(end.scores)}
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_look_scores_the_present_weights_without_a_step_outside_and_inside_a_trial(inside):
+    parts = {"a": (X[:24], Y[:24]), "b": (X[24:], Y[24:])}
+    work = rg.Workload(model=lambda: nn.Linear(6, 3), train=parts, loss=nn.CrossEntropyLoss())
+    looking = rg.Mixture(b=1.0, sampler=Looking())
+    lr = Trying(edit=(("", 0.1), ("/mixture", looking)), at=0)
+    run = rg.Run(work, regime(lr, mixture=rg.Mixture(a=1.0)) if inside else regime(0.1, mixture=looking), 0)
+    with torch.no_grad():
+        losses = nn.functional.cross_entropy(run.model(X[24:]), Y[24:], reduction="none")
+    record = run.step()
+    found = run.states["mixture"]["sources"]["b"]["scores"]
+    assert list(found) == ["b"]  # only what is drawn from
+    torch.testing.assert_close(found["b"].float(), losses)
+    assert (record.at.step, "trial" in record.signals, run.frame.step) == (0, inside, 1)
+    plain = rg.Run(work, regime(0.1, mixture=rg.Mixture(b=1.0)), 0)
+    assert record.loss == plain.step().loss
+    assert run.work.side_flops > (plain.work.flops if inside else 0)  # the look is charged

@@ -158,7 +158,7 @@ class OrderedPrefix(Sampler):
     def init(self, view: SourceView) -> State:
         """No scores yet; a random order, and all examples from the beginning, need none."""
         return {
-            "scores": None,
+            "ranks": None,
             "sources": list(view.sizes),
             "looked": self.order == "random" or self.start_share == 1.0,
         }
