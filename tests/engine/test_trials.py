@@ -15,6 +15,7 @@ import regimes as rg
 from regimes.core.component import fixed
 from regimes.core.kinds import Controller
 from regimes.core.trial import Trial
+from regimes.testing.conformance.examples import importable
 from regimes.testing.resume import resume_chain
 
 GENERATOR = torch.Generator().manual_seed(5)
@@ -302,7 +303,8 @@ def test_a_look_scores_the_present_weights_without_a_step_outside_and_inside_a_t
     run = rg.Run(work, regime(lr, mixture=rg.Mixture(a=1.0)) if inside else regime(0.1, mixture=looking), 0)
     with torch.no_grad():
         losses = nn.functional.cross_entropy(run.model(X[24:]), Y[24:], reduction="none")
-    record = run.step()
+    with importable(Looking):
+        record = run.step()
     found = run.states["mixture"]["sources"]["b"]["scores"]
     assert list(found) == ["b"]  # only what is drawn from
     torch.testing.assert_close(found["b"].float(), losses)

@@ -32,6 +32,7 @@ def imbalance(layer, x):
     return number * sum(c / sum(counts) * p for c, p in zip(counts, mean))
 
 
+@pytest.mark.exact("LoadBalance")
 @pytest.mark.parametrize("top_k", [1, 2, 3])
 def test_every_unit_bears_the_imbalance_of_all_layers(top_k):
     net, x = model(top_k), BATCH[0]
@@ -41,6 +42,7 @@ def test_every_unit_bears_the_imbalance_of_all_layers(top_k):
     assert both.examples is inner.examples or torch.equal(both.examples, inner.examples)
 
 
+@pytest.mark.exact("LoadBalance")
 def test_without_weight_it_is_the_loss_it_is_added_to():
     net = model()
     assert torch.equal(rg.LoadBalance(rg.MSE(), weight=0.0)(net, BATCH).values, rg.MSE()(net, BATCH).values)

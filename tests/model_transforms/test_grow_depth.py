@@ -33,6 +33,7 @@ def grown(model, *settings, **named):
     return deep, transform.fill(deep, model, iter(()), Streams(0))
 
 
+@pytest.mark.exact("GrowDepth")
 @pytest.mark.parametrize(("layers", "wanted"), [(4, [0, 0, 1, 1]), (3, [0, 0, 1]), (5, [0, 0, 0, 1, 1])])
 def test_zeroed_copies_keep_the_function_bit_by_bit(layers, wanted):
     small = gpt()
@@ -47,6 +48,7 @@ def test_zeroed_copies_keep_the_function_bit_by_bit(layers, wanted):
         seen.add(old)
 
 
+@pytest.mark.exact("GrowDepth")
 @pytest.mark.parametrize(
     ("mode", "layers", "wanted"),
     [
@@ -101,6 +103,7 @@ def halfway(regime):
     return run, kept
 
 
+@pytest.mark.exact("GrowDepth")
 def test_state_is_that_of_the_block_copied():
     run, old = halfway(two(rg.GrowDepth(4, "stack")))
     new = run.states["optimizer"]["slots"]

@@ -34,6 +34,7 @@ def grown(model, width, mode="fpi", seed=0):
 TOKENS = torch.randint(0, 11, (4, 12), generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.exact("GrowWidth")
 @pytest.mark.parametrize("times", [2, 3])
 def test_transformer_of_a_multiple_of_the_width_is_the_same_function(times):
     small = gpt()
@@ -70,6 +71,7 @@ class Own(nn.Module):
         return self.head(self.wide(x.mean(1)))
 
 
+@pytest.mark.exact("GrowWidth")
 def test_a_model_of_ones_own_is_the_same_function():
     torch.manual_seed(3)
     small = Own().double()
@@ -86,6 +88,7 @@ def test_a_model_of_ones_own_is_the_same_function():
     torch.testing.assert_close(large(TOKENS), small(TOKENS), rtol=0, atol=1e-10)
 
 
+@pytest.mark.exact("GrowWidth")
 @pytest.mark.parametrize("width", [12, 20, 32])
 def test_without_a_norm_any_width_keeps_the_function(width):
     torch.manual_seed(0)
@@ -96,6 +99,7 @@ def test_without_a_norm_any_width_keeps_the_function(width):
     torch.testing.assert_close(large(x), small(x), rtol=0, atol=1e-12)
 
 
+@pytest.mark.exact("GrowWidth")
 def test_values_are_those_of_a_plain_twin():
     """Entry by entry, with heads and parts counted out; width 8 -> 12, 2 heads of 4 -> 3."""
     small = gpt(layers=1)
@@ -124,6 +128,7 @@ def test_map_is_the_identity_on_old_indices_of_every_part():
     assert width_map(5, 9, 8, 12).tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3]
 
 
+@pytest.mark.exact("GrowWidth")
 def test_extra_rows_come_from_the_next_block():
     small = gpt()
     exact, _ = grown(small, 16)
@@ -150,6 +155,7 @@ def test_rows_of_another_form_come_from_their_own_layer():
     assert torch.equal(mixed.layers[0].bias, torch.cat([small.layers[0].bias, small.layers[1].bias]))
 
 
+@pytest.mark.exact("GrowWidth")
 def test_fresh_is_the_wide_network_made_at_once():
     small, streams = gpt().float(), Streams(5)
     transform = rg.GrowWidth(16, "fresh")
@@ -193,6 +199,7 @@ def halfway(regime):
     return run, kept
 
 
+@pytest.mark.exact("GrowWidth")
 def test_state_of_what_grew_goes_round_with_its_features():
     run, kept = halfway(two())
     old, new = kept["states"]["optimizer"]["slots"], run.states["optimizer"]["slots"]

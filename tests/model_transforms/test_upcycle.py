@@ -33,6 +33,7 @@ def upcycled(model, *patterns, seed=0, **settings):
     return sparse, transform.fill(sparse, model, iter(()), Streams(seed))
 
 
+@pytest.mark.exact("Upcycle")
 @pytest.mark.parametrize("spread", [0.0, 0.02, 5.0])
 @pytest.mark.parametrize("top_k", [1, 2, 4])
 def test_experts_alike_are_the_dense_network_for_any_router(top_k, spread):
@@ -55,6 +56,7 @@ def layer(experts=4, top_k=2):
 ROWS = torch.rand(5, 6, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
 
 
+@pytest.mark.exact("Upcycle")
 @pytest.mark.parametrize("top_k", [1, 2, 3])
 def test_outputs_are_those_of_a_plain_twin(top_k):
     """Token by token: softmax over all experts, the largest kept, their sum made 1."""
@@ -76,6 +78,7 @@ def test_an_expert_without_a_token_has_a_gradient_of_zero():
     assert [e for e, g in enumerate(gradients) if g.any()] == used
 
 
+@pytest.mark.exact("Upcycle")
 def test_work_is_that_of_the_answers_and_the_router():
     dense, counts = gpt(), []
     for model in (dense, upcycled(dense, experts=4, top_k=3)[0]):

@@ -198,7 +198,10 @@ def test_asking_leaves_modes_statistics_and_generators_as_they_were():
 
 def test_probes_that_look_at_answers_change_nothing():
     plain, looked = run(), run()
-    ends = [list(plain), list(rg.stream(looked.workload, looked.regime, 1, probes=[rg.GradientNorm(), rg.ExampleLoss()]))]
+    ends = [
+        list(plain),
+        list(rg.stream(looked.workload, looked.regime, 1, probes=[rg.GradientNorm(), rg.ExampleLoss()])),
+    ]
     assert [record.loss for record in ends[0]] == [record.loss for record in ends[1]]
     assert any("gradient_norm" in name for name in ends[1][-1].signals)
 

@@ -34,6 +34,7 @@ def test_every_question_has_its_sum_and_the_reward_knows_it(modulus):
 
 def test_no_question_is_in_two_places_and_known_is_its_share():
     work = rg.workloads.load("arithmetic_lm", **SMALL)
+    assert work.name == "arithmetic_lm"
     places = [source.prompts for source in work.sources["train"].values()]
     places += [work.sources[split][split].parts["0"][:, :6] for split in ("val", "test")]
     assert [len(part) for part in places] == [31, 73, 20, 20]

@@ -81,12 +81,7 @@ class Workload:
             for split, data in (("train", train), ("val", val), ("test", test))
             if data is not None
         }
-        for split in ("val", "test"):
-            for name, source in self.sources.get(split, {}).items():
-                if source.asks:
-                    raise DeclarationError(
-                        f"the data '{name}' ask the model, which only training data may; give plain examples", split
-                    )
+        self._refuse_asking()
         self.loss: Loss = as_loss(loss)
         if metrics is not None and not isinstance(metrics, Mapping):
             raise DeclarationError(f"got {show(metrics)}; allowed: a dict of names to metrics", "metrics")
@@ -98,6 +93,14 @@ class Workload:
                 )
         self.name = name or _name_of(model)
         self.eval_batch, self.device = eval_batch, torch.device(device)
+
+    def _refuse_asking(self) -> None:
+        for split in ("val", "test"):
+            asking = [name for name, source in self.sources.get(split, {}).items() if source.asks]
+            if asking:
+                raise DeclarationError(
+                    f"the data '{asking[0]}' ask the model, which only training data may; give plain examples", split
+                )
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{split}: {self.view(split).size} examples" for split in self.sources)

@@ -35,7 +35,7 @@ class StartFrom(ModelTransform):
     --------
     >>> import regimes as rg
     >>> rg.Regime(optimizer=rg.SGD(lr=0.1), batch_size=8, budget="1 epochs", on_entry=StartFrom(rg.FromRun("runs/base")))
-    Regime(optimizer=SGD(lr=0.1), batch_size=8, on_entry=(StartFrom(FromRun('runs/base')),), budget='1 epochs')
+    Regime(optimizer=SGD(lr=0.1), batch_size=8, on_entry=[StartFrom(FromRun('runs/base'))], budget='1 epochs')
     """
 
     weights: Weights = fixed()

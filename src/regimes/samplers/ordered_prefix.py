@@ -17,7 +17,6 @@ from regimes.core.progress import Progress
 from regimes.core.randomness import philox
 from regimes.core.registry import register
 from regimes.core.trial import Trial, TrialEnd
-from regimes.samplers.columns import column
 
 #: The c of the logarithmic and the exponential form.
 _C = 10.0
@@ -39,13 +38,13 @@ def _study(alpha: float) -> dict[str, Any]:
         "tune": {"*.lr": "times(1/4, 4)"},
         "arms": {
             "random": {
-                "optimizer": "FedAvg(SGD(lr=0.1), local='2 epochs', sampler=OrderedPrefix('random', over='1.6 epochs'))",
+                "optimizer": "FedAvg(SGD(lr=0.1), local='1 epochs', sampler=OrderedPrefix('random', over='0.8 epochs'))",
                 "batch_size": 32,
                 "budget": "15 steps",
             },
             "easy": {
                 "like": "random",
-                "optimizer": "FedAvg(SGD(lr=0.1), local='2 epochs', sampler=OrderedPrefix('easy', over='1.6 epochs'))",
+                "optimizer": "FedAvg(SGD(lr=0.1), local='1 epochs', sampler=OrderedPrefix('easy', over='0.8 epochs'))",
             },
         },
     }

@@ -43,7 +43,7 @@ class FedAvg(Optimizer):
         How long in a round: epochs of the client's own data (E), samples or steps. Default 5 epochs (paper, section 3). A
         client's last step may go beyond.
     sampler : Sampler
-        Order of a client's examples. Default Reshuffle().
+        Order of a client's examples; `OrderedPrefix` makes a curriculum of it. Default Reshuffle().
 
     Raises
     ------
@@ -93,10 +93,11 @@ class FedAvg(Optimizer):
             "A client's batch may span two of its epochs; the paper ends an epoch with a smaller batch.",
             "Parameters are averaged; buffers (statistics of BatchNorm) are not.",
             "Gradient transforms on the clients are refused.",
+            "The order of clients by their loss (fl-curricula) is not built; the order of a client's examples is `OrderedPrefix`.",
         ),
         claims=(
             Claim(
-                "After 30 rounds on ten clients of skewed classes, five local epochs a round are right more often than one "
+                "After 10 rounds on ten clients of skewed classes, five local epochs a round are right more often than one "
                 "(and cost five times as much computing).",
                 {
                     "workload": {"name": "digits_clients", "clients": 10, "alpha": 0.05},
@@ -114,7 +115,7 @@ class FedAvg(Optimizer):
                         "one": {
                             "optimizer": "FedAvg(SGD(lr=0.1), local='1 epochs')",
                             "batch_size": 32,
-                            "budget": "30 steps",
+                            "budget": "10 steps",
                         },
                         "five": {"like": "one", "optimizer": "FedAvg(SGD(lr=0.1), local='5 epochs')"},
                     },

@@ -7,7 +7,7 @@ from typing import Any
 from regimes.core import paths
 from regimes.core.component import Component, observes
 from regimes.core.regime import Regime
-from regimes.engine import trees
+from regimes.engine import trees, trials
 from regimes.engine.run import Run
 from regimes.testing.conformance import watch
 from regimes.testing.conformance.harness import demand, few, rule
@@ -230,6 +230,7 @@ def _forwards(stand: Stand) -> int:
     run = stand.make()()
     while run.frame.phase + 1 < len(run.phases):
         run.step()
+    trials.begin(run)  # looks are no part of the step
     run.model.calls = 0  # type: ignore[assignment]
     run.step()
     return int(run.model.calls)  # type: ignore[arg-type]
