@@ -67,7 +67,15 @@ REGIMES = {
 def trained(work, regime, probes):
     """Everything that a run leaves behind, and its records without the values of probes."""
     torch.manual_seed(5)
-    options = {"out": None, "validate": "30%", "probes": probes, "checkpoint": "10%", "max_time": None, "give_up": 10}
+    options = {
+        "out": None,
+        "validate": "30%",
+        "probes": probes,
+        "checkpoint": "10%",
+        "max_time": None,
+        "give_up": 10,
+        "reduce": "tree",
+    }
     session = Session(work, regime, 3, options | {"workload_spec": None})
     order, records = [], []
     plan_before = session.run.frame.plans[0].indices.tolist()
@@ -184,6 +192,7 @@ def test_what_was_observed_is_charged_apart(work):
             "checkpoint": "10%",
             "max_time": None,
             "give_up": 10,
+            "reduce": "tree",
         }
         session = Session(work, regime, 0, options | {"workload_spec": None})
         list(session.records())

@@ -240,7 +240,15 @@ PROBES = [rg.Laziness(every="1 steps"), rg.RankMe(every="1 steps"), rg.AlphaReQ(
 
 
 def observed(regime, probes, seed=3):
-    options = {"out": None, "validate": None, "probes": probes, "checkpoint": "10%", "max_time": None, "give_up": 10}
+    options = {
+        "out": None,
+        "validate": None,
+        "probes": probes,
+        "checkpoint": "10%",
+        "max_time": None,
+        "give_up": 10,
+        "reduce": "tree",
+    }
     session = Session(tiny.workload("classes"), regime, seed, options | {"workload_spec": None})
     records = list(session.records())
     tree = trees.clone(session.run.tree())

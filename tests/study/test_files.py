@@ -100,7 +100,14 @@ def test_run_file_of_the_readme():
     assert found.regime == rg.Regime(
         optimizer=rg.SGD(lr=rg.Cosine(0.1, warmup="5%"), momentum=0.9), batch_size=32, budget="6000 steps"
     )
-    assert found.options == {"validate": None, "probes": [], "checkpoint": "10%", "max_time": None, "give_up": 10}
+    assert found.options == {
+        "validate": None,
+        "probes": [],
+        "checkpoint": "10%",
+        "max_time": None,
+        "give_up": 10,
+        "reduce": "tree",
+    }
 
 
 def test_comparison_of_the_readme():
