@@ -14,11 +14,12 @@ from regimes.cli import COMMANDS, group
 #: Every command with its arguments and flags. What stands here is a promise to scripts: add, never change.
 SURFACE = {
     "demo": "--out --workers --seeds --progress/--no-progress --json --debug",
-    "run": "FILE --out --seed --set --validate --probe --progress/--no-progress --json --debug",
+    "run": "FILE --out --seed --set --validate --probe --reduce --progress/--no-progress --json --debug",
     "resume": "DIRECTORY --progress/--no-progress --json --debug",
     "plan": "FILE --set --time/--no-time --json --debug",
     "check": "FILE --set --json --debug",
     "compare": "FILE --out --workers --seeds --set --progress/--no-progress --json --debug",
+    "atlas": "--axis --json --debug",
     "verify": "[NAMES] --all --out --workers --record --progress/--no-progress --json --debug",
     "report": "STUDY --out --json --debug",
     "show": "NAME --json --debug",

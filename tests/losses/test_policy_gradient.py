@@ -93,6 +93,7 @@ def plain(batch, per_token, lengths, gain):
 # -- reductions ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.exact("PolicyGradient")
 def test_advantage_1_over_the_policy_itself_is_the_cross_entropy_gradient():
     batch = rollout()
     inputs, targets = batch.demonstrated()
@@ -117,6 +118,7 @@ def test_demonstrations_of_one_length_are_next_tokens():
     assert torch.equal(PG.sft().units({}, model, (x, y)).values, units.values)
 
 
+@pytest.mark.exact("PolicyGradient")
 def test_the_policy_below_and_group_advantages_are_reinforce():
     batch = rollout(off=0.5)
     found = gradient(PG(denominator="policy", clip=None, lengths="sum"), batch)
@@ -125,6 +127,7 @@ def test_the_policy_below_and_group_advantages_are_reinforce():
     assert max(g.abs().max() for g in wanted[1]) > 0.01
 
 
+@pytest.mark.exact("PolicyGradient")
 @pytest.mark.parametrize("lengths", ["mean", "sum", "constant"])
 @pytest.mark.parametrize("clip", [0.2, None])
 def test_on_policy_a_clipped_ratio_is_reinforce(lengths, clip):
@@ -151,6 +154,7 @@ GAINS = {
 }
 
 
+@pytest.mark.exact("PolicyGradient")
 @pytest.mark.parametrize("how", [name for name in GAINS if name != "one"])
 def test_advantages_are_the_plain_formulas(how):
     rewards = torch.tensor(
@@ -170,6 +174,7 @@ PRESETS = [
 ]
 
 
+@pytest.mark.exact("PolicyGradient")
 @pytest.mark.parametrize(("loss", "how", "lengths", "clip"), PRESETS, ids=lambda value: str(value))
 def test_presets_off_the_policy_are_their_plain_twins(loss, how, lengths, clip):
     def clipped(new, old, a):
@@ -186,12 +191,14 @@ def test_presets_off_the_policy_are_their_plain_twins(loss, how, lengths, clip):
         assert max((a - b).abs().max() for a, b in zip(unclipped[1], wanted[1])) > 1e-3
 
 
+@pytest.mark.exact("PolicyGradient")
 def test_reinforce_and_rloo_are_their_plain_twins():
     batch = rollout(off=0.5)
     for loss, how in ((PG.reinforce(), "reward"), (PG.rloo(), "leave_one_out")):
         close(gradient(loss, batch)[1], plain(batch, lambda new, old, a: -a * new, "sum", GAINS[how])[1])
 
 
+@pytest.mark.exact("PolicyGradient")
 def test_the_clip_cuts_off_exactly_its_region():
     """One token, every side of every bound: the gradient is 0 where the advantage points out of the region."""
     batch = rollout()
@@ -229,6 +236,7 @@ def solved(batch, gate):
     return [q for q in range(B) if batch.rewards[q].mean() > gate]
 
 
+@pytest.mark.exact("HybridPostTraining")
 @pytest.mark.parametrize("gate", [0.0, 0.4, 0.7])
 def test_each_question_has_the_loss_that_its_success_chooses(gate):
     batch, loss = rollout(off=0.3), rg.HybridPostTraining(gate, PG.grpo())
@@ -243,6 +251,7 @@ def test_each_question_has_the_loss_that_its_success_chooses(gate):
         assert total[q].item() == pytest.approx(gradient(part, batch.part(torch.tensor([q])))[0].item(), abs=1e-12)
 
 
+@pytest.mark.exact("HybridPostTraining")
 def test_the_gradient_is_the_mean_of_the_parts_gradients():
     batch = rollout(off=0.3)
     chosen = torch.tensor(solved(batch, 0.4))
@@ -289,6 +298,7 @@ def ends(loss, **fields):
     return losses, [p.detach().clone() for p in made.model.parameters()]
 
 
+@pytest.mark.exact("HybridPostTraining")
 @pytest.mark.parametrize(
     ("hybrid", "alone"),
     [
