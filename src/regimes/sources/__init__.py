@@ -7,4 +7,13 @@ from regimes.sources.rollouts import Rollout, Rollouts
 from regimes.sources.tensors import Tensors
 from regimes.sources.windows import TextWindows
 
-__all__ = ["DatasetSource", "IterableSource", "Rollout", "Rollouts", "Tensors", "TextWindows", "as_source", "as_sources"]
+__all__ = [
+    "DatasetSource",
+    "IterableSource",
+    "Rollout",
+    "Rollouts",
+    "Tensors",
+    "TextWindows",
+    "as_source",
+    "as_sources",
+]
