@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -89,8 +90,8 @@ class Stand:
         """The first tiny workload and place with which a step can be made; blank where nothing is to be run."""
         if not self.runs:
             return Setup(example, "", "")
-        for place in self._places(example):
-            for task in (*tiny.TASKS, *tiny.SPECIAL):
+        for tasks in (tiny.TASKS, tiny.SPECIAL):  # a model of a form of its own is the last resort
+            for place, task in itertools.product(self._places(example), tasks):
                 setup = Setup(example, task, place)
                 try:
                     run = self.make(setup)()
