@@ -270,12 +270,13 @@ class Evaluator:
         weights, own = self.weights(number, losses, start)
         if captures is not None:
             captures.note(batch, losses, weights)
-        if len(losses.values) < size:
-            diagnose.refuse_uncounted(run, len(losses.values), size)
+        units: int = losses.values.shape[0]
+        if units < size:
+            diagnose.refuse_uncounted(run, units, size)
             if keep or self.plan.weights is not None:
-                diagnose.refuse_scalar(live, len(losses.values), size)
+                diagnose.refuse_scalar(live, units, size)
         value, mass = arithmetic.weighted_sum(losses.values, weights, own)
-        tokens = len(losses.values) if losses.weights is None else int(torch.count_nonzero(losses.weights).item())
+        tokens = units if losses.weights is None else int(torch.count_nonzero(losses.weights).item())
         if not math.isfinite(value):
             bad = NonFinite("loss", self._culprits(losses, start), run.first_bad_layer(live, batch, number))
             return Part(number, value, mass, tokens, bad=bad)
@@ -286,7 +287,7 @@ class Evaluator:
             if self._noting:
                 norm = arithmetic.norm(gradients) / max(mass, 1e-30)
             tree.add(gradients)
-        flops = 0.0 if run.flops is None else run.flops.evaluation(run, live, batch, grad, len(losses.values))
+        flops = 0.0 if run.flops is None else run.flops.evaluation(run, live, batch, grad, units)
         kept = (UnitLosses(losses.values.detach(), losses.weights, losses.examples), start) if keep else None
         return Part(number, value, mass, tokens, flops, norm, kept)
 
