@@ -120,7 +120,7 @@ def test_the_shares_are_nodes_of_one_tree(count, size):
     """Every process's nodes, pushed in order, merge into the sum that one process makes: the same association."""
 
     def spelled(tree):
-        return [f"({node.gradients})" for node in tree.nodes]
+        return [f"({gradients})" for _, _, gradients in tree.nodes]
 
     def add(left, right):
         left[:] = [f"({left[0]}+{right[0]})"]
@@ -134,9 +134,9 @@ def test_the_shares_are_nodes_of_one_tree(count, size):
         own = Tree(share.start, add=add)
         for number in share:
             own.add([str(number)])
-        assert [(n.level, n.place) for n in own.nodes] == list(_nodes(share))
+        assert [node[:2] for node in own.nodes] == list(_nodes(share))
         for node in own.nodes:
-            parts.push(node.level, node.place, node.gradients)
+            parts.push(*node)
     assert spelled(parts) == spelled(one)
     assert parts.total() == one.total()
 

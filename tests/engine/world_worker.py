@@ -37,7 +37,7 @@ CASES = {
     ),
     "rollouts": (
         "rollouts",
-        "Regime(optimizer=AdamW(lr=0.05), loss=HybridPostTraining(0.4), batch_size=6, micro_batch=2, budget='9 steps')",
+        "Regime(optimizer=AdamW(lr=0.05), loss=HybridPostTraining(0.4), batch_size=8, micro_batch=2, budget='9 steps')",
     ),
     "overflow": ("steep", "Regime(optimizer=SGD(lr=3e38), batch_size=8, micro_batch=2, budget='5 steps')"),
     "trials": (

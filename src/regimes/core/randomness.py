@@ -139,7 +139,8 @@ def own_generator(*holders: object) -> str | None:
 class Marks:
     """Where Python's and numpy's global generators stand: equal before and after what draws from neither.
 
-    Both are Mersenne twisters: a place in a block of 624 words, and the block, of which the first word stands for all.
+    Both are Mersenne twisters: a place in a block of 624 words, and the block, of which the word that lies beside the
+    place stands for all.
     Where a look at them in memory does not agree with what they say of themselves, their whole states are compared
     (80 us instead of 1).
 
@@ -161,35 +162,36 @@ class Marks:
     def __call__(self) -> tuple[object, ...]:
         """Return the marks of this moment."""
         python, theirs = self._python, self._numpy
-        one = random.getstate() if python is None else (python[0].value, python[1].value)
+        one = random.getstate() if python is None else python.value
         if theirs is None or _global_numpy() is not self._generator:
             return one, repr(_global_numpy().state)
-        return one, theirs[0].value, theirs[1].value
+        return one, theirs.value
 
 
 def _global_numpy() -> Any:
     return np.random.get_bit_generator()  # type: ignore[attr-defined]  # public, but the stubs lack it
 
 
-Words = tuple[ctypes.c_int, ctypes.c_uint32]
+def _pair(first: int, second: int) -> int:
+    """Two neighboring words of memory, read as one number."""
+    return int.from_bytes(first.to_bytes(4, sys.byteorder) + second.to_bytes(4, sys.byteorder), sys.byteorder)
 
 
-def _python_words() -> Words | None:
+def _python_words() -> ctypes.c_uint64 | None:
     """Place and first word of Python's generator: CPython keeps them right behind the object's head."""
     owner, head = getattr(random, "_inst", None), object.__basicsize__
     if sys.implementation.name != "cpython" or owner is None or owner.__sizeof__() < head + 4 * 625:
         return None
-    found = ctypes.c_int.from_address(id(owner) + head), ctypes.c_uint32.from_address(id(owner) + head + 4)
-    said = random.getstate()[1]
-    return found if (found[0].value, found[1].value) == (said[624], said[0]) else None
+    found, said = ctypes.c_uint64.from_address(id(owner) + head), random.getstate()[1]
+    return found if found.value == _pair(said[624], said[0]) else None
 
 
-def _numpy_words(generator: Any) -> Words | None:
+def _numpy_words(generator: Any) -> ctypes.c_uint64 | None:
+    """Last word and place of numpy's generator."""
     if not isinstance(generator, np.random.MT19937):
         return None
-    address, said = generator.ctypes.state_address, generator.state["state"]
-    found = ctypes.c_int.from_address(address + 4 * 624), ctypes.c_uint32.from_address(address)
-    return found if (found[0].value, found[1].value) == (said["pos"], int(said["key"][0])) else None
+    found, said = ctypes.c_uint64.from_address(generator.ctypes.state_address + 4 * 623), generator.state["state"]
+    return found if found.value == _pair(int(said["key"][623]), said["pos"]) else None
 
 
 class Streams:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,12 +31,8 @@ def weighted_sum(values: Tensor, weights: Tensor | None, own: Tensor | None) -> 
     return total.item(), float(flat.shape[0]) if own is None else own.sum().item()
 
 
-class Node(NamedTuple):
-    """Sum of the micro-batches [place * 2^level, (place + 1) * 2^level)."""
-
-    level: int
-    place: int
-    gradients: Any
+#: (level, place, gradients): the sum of the micro-batches [place * 2^level, (place + 1) * 2^level).
+Node = tuple[int, int, Any]
 
 
 def _add(left: list[Tensor], right: list[Tensor]) -> None:
@@ -66,17 +62,17 @@ class Tree:
     def push(self, level: int, place: int, gradients: Any) -> None:
         """Put in the next node, in order; what lies side by side under one node merges into it."""
         nodes = self.nodes
-        while place % 2 and nodes and nodes[-1].level == level and nodes[-1].place == place - 1:
-            left = nodes.pop().gradients
+        while place % 2 and nodes and nodes[-1][:2] == (level, place - 1):
+            left = nodes.pop()[2]
             self._add(left, gradients)
             gradients, level, place = left, level + 1, place // 2
-        nodes.append(Node(level, place, gradients))
+        nodes.append((level, place, gradients))
 
     def total(self) -> Any:
         """Return the sum over all: what is left over at the end is added from the right."""
-        right = self.nodes.pop().gradients
+        right = self.nodes.pop()[2]
         while self.nodes:
-            left = self.nodes.pop().gradients
+            left = self.nodes.pop()[2]
             self._add(left, right)
             right = left
         return right
@@ -96,23 +92,44 @@ def gradient(values: Tensor, seeds: Tensor, leaves: tuple[Tensor, ...]) -> Seque
         return torch.autograd.grad(values, leaves, grad_outputs=seeds, allow_unused=True)
 
 
-def owned(gradients: Sequence[Tensor | None], leaves: Sequence[Tensor], seeds: Tensor) -> list[Tensor]:
-    """Return gradients that may be changed in place.
+class Leaves:
+    """What gradients are made for: the trained parameters.
 
-    A leaf that is not reached has gradient zero; autograd may hand out one tensor twice, expanded ones, pieces of one,
-    or the seeds themselves (of a leaf that is added to the values).
+    Parameters
+    ----------
+    tensors : sequence of Tensor
     """
-    seen = {seeds.untyped_storage().data_ptr()}
-    made: list[Tensor] = []
-    for g, leaf in zip(gradients, leaves):
-        if g is None:
-            g = torch.zeros_like(leaf)
-        elif (address := g.untyped_storage().data_ptr()) in seen or not g.is_contiguous():
-            g = g.clone(memory_format=torch.contiguous_format)
-        else:
-            seen.add(address)
-        made.append(g)
-    return made
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.tensors = tuple(tensors)
+        self._bytes = [t.numel() * t.element_size() for t in tensors]
+
+    def owned(self, gradients: Sequence[Tensor | None], seeds: Tensor) -> list[Tensor]:
+        """Return gradients that may be changed in place.
+
+        A leaf that is not reached has gradient zero; autograd may hand out one tensor twice, expanded ones, overlapping
+        ones, or the seeds themselves (of a leaf that is added to the values).
+        """
+        made = [
+            torch.zeros_like(leaf)
+            if g is None
+            else g
+            if g.is_contiguous()
+            else g.clone(memory_format=torch.contiguous_format)
+            for g, leaf in zip(gradients, self.tensors)
+        ]
+        # Addresses in memory tell: to ask for storages costs four times as much.
+        spans = [
+            *zip([g.data_ptr() for g in made], self._bytes),
+            (seeds.data_ptr(), seeds.numel() * seeds.element_size()),
+        ]
+        spans.sort()
+        end = 0
+        for start, length in spans:
+            if start < end and length:
+                return [g.clone() for g in made]
+            end = start + length
+        return made
 
 
 _FOUND: dict[tuple[torch.device, float], tuple[Tensor, Tensor]] = {}
@@ -126,7 +143,7 @@ def divide_(gradients: tuple[Tensor, ...], mass: float) -> bool:
     """
     if not gradients:
         return True
-    if any(g.dtype is not torch.float32 for g in gradients):
+    if {g.dtype for g in gradients} != {torch.float32}:
         return _divide_plainly(gradients, mass)
     try:
         found, scale = _scalars(gradients[0].device, mass)

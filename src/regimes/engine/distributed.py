@@ -84,7 +84,7 @@ class World:
         whole: Tree = Tree(add=lambda left, right: self._add(left, right, like))
         for rank in range(self.size):
             for level, place in _nodes(World(rank, self.size).share(count)):
-                gradients = next(own).gradients if rank == self.rank else None
+                gradients = next(own)[2] if rank == self.rank else None
                 whole.push(level, place, _Held(rank, gradients))
         held = whole.total()
         gradients = [torch.empty_like(p) for p in like] if held.gradients is None else held.gradients
@@ -124,7 +124,7 @@ def _nodes(numbers: range) -> Iterator[tuple[int, int]]:
     tree: Tree = Tree(add=lambda left, right: None)
     for number in numbers:
         tree.push(0, number, None)
-    return ((node.level, node.place) for node in tree.nodes)
+    return ((level, place) for level, place, _ in tree.nodes)
 
 
 def _flat(tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, list[Tensor]]]:

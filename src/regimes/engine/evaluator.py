@@ -16,10 +16,9 @@ from regimes.core.unit_losses import UnitLosses, Units
 from regimes.engine import arithmetic, diagnose, distributed
 from regimes.engine.captures import Captures
 from regimes.engine.example_gradients import example_gradients, own_gradients
+from regimes.engine.parts import Part, culprits, units_of
 from regimes.engine.plan import Plan
 from regimes.engine.work import shapes
-
-_NOTHING = contextlib.nullcontext()
 
 
 class Evaluation(NamedTuple):
@@ -46,35 +45,6 @@ class Evaluation(NamedTuple):
     finite: bool = True
 
 
-class Part(NamedTuple):
-    """What the evaluation of one micro-batch found; of all of them, every process knows.
-
-    Parameters
-    ----------
-    number : int
-    value, mass : float
-        Sums of the weighted unit losses, and of the weights.
-    tokens : int
-        Units of non-zero weight.
-    flops : float
-    norm : float or None
-        Of its gradient.
-    kept : (UnitLosses, int) or None
-        Its units, and the place of its first example in the plan.
-    bad : NonFinite or None
-        Why the step cannot be made.
-    """
-
-    number: int
-    value: float
-    mass: float
-    tokens: int
-    flops: float = 0.0
-    norm: float | None = None
-    kept: Any = None
-    bad: NonFinite | None = None
-
-
 class Evaluator:
     """Evaluates the model on one step's plan: same examples, same random streams on every call."""
 
@@ -85,7 +55,7 @@ class Evaluator:
         self.norms: dict[str, Any] = {}
         self.example_gradients: dict[str, Tensor] | None = None
         self.tokens = 0
-        self._batches: list[Any] | None = None
+        self._batches: list[tuple[int, int, Any]] | None = None
         self.sizes = run.micro_batches(len(plan), live.micro_batch)
         #: Numbers of the micro-batches that this process evaluates.
         self.own = run.world.share(len(self.sizes))
@@ -135,7 +105,8 @@ class Evaluator:
             {} if captures is None else {name: self.run.world.joined(found) for name, found in captures.found.items()}
         )
         self._buffers.leave(first=self.first is None)
-        distributed.refuse_statistics(self.run)
+        if self.run.world.size > 1:
+            distributed.refuse_statistics(self.run)
         if examples:
             captured["example_gradients"] = self._example_gradients()
         if grad and final:
@@ -190,96 +161,98 @@ class Evaluator:
 
     # -- inside --------------------------------------------------------------------------------------------
 
-    def batches(self) -> list[Any]:
-        """The micro-batches of the plan that this process evaluates, fetched and augmented once."""
+    def batches(self) -> list[tuple[int, int, Any]]:
+        """The micro-batches that this process evaluates, fetched and augmented once.
+
+        Each as (number, place of its first example in the plan, batch).
+        """
         if self._batches is None:
-            start, made, asked = 0, [], list[Part]()
+            start, made, asked, read = 0, list[tuple[int, int, Any]](), list[Part](), self.run.read
             for number, size in enumerate(self.sizes):
-                part = self.plan.part(start, start + size)
+                if number in self.own or not read.random_access:
+                    part = self.plan.part(start, start + size)
+                    batch = self._asked(number, part, asked) if read.asks else read(part, self.run.streams, number)
+                    if number in self.own and batch is not None:
+                        made.append((number, start, self._augmented(number, batch)))
                 start += size
-                if number in self.own or not self.run.read.random_access:
-                    batch = self._read(number, part, asked)
-                    if number in self.own:
-                        made.append(batch)
-            if self.run.read.asks:
+            if read.asks:
                 self._book(self.run.world.joined(asked))
             self._batches = made
         return self._batches
 
-    def _read(self, number: int, part: Plan, asked: list[Part]) -> Any:
-        """One micro-batch, augmented; what was asked to read it is noted in `asked`."""
-        run, live = self.run, self.live
-        try:
-            batch = run.read(part, run.streams, number)
-        except NonFinite as bad:
-            if not run.read.asks:
-                raise
-            asked.append(Part(number, 0.0, 0.0, 0, bad=bad))
-            return None
-        if run.read.asks and run.flops is not None:
-            asked.append(Part(number, 0.0, 0.0, 0, run.flops.asking(run, run.read, batch, part)))
-        for place, augment in enumerate(live.augment):
+    def _augmented(self, number: int, batch: Any) -> Any:
+        run = self.run
+        for place, augment in enumerate(self.live.augment):
             generator = torch.Generator(device=run.workload.device)
             generator.manual_seed(run.streams.seed32("augment", place, self.plan.step, number))
             batch = augment.apply(run.states[f"augment.{place}"], batch, generator)
         return batch
 
-    def _book(self, asked: list[Part]) -> None:
-        """Charge what the model said while batches were read, up to where it was not finite."""
-        for part in asked:
+    def _asked(self, number: int, part: Plan, asked: list[Part]) -> Any:
+        """One micro-batch of data that ask the model; what that cost, or how it failed, is noted in `asked`."""
+        run = self.run
+        try:
+            batch = run.read(part, run.streams, number)
+        except NonFinite as bad:
+            asked.append(Part(number, 0.0, 0.0, 0, bad=bad))
+            return None
+        if run.flops is not None:
+            asked.append(Part(number, 0.0, 0.0, 0, run.flops.asking(run, run.read, batch, part)))
+        return batch
+
+    def _book(self, parts: list[Part]) -> None:
+        """Charge what was made beside the step, up to where it was not finite."""
+        for part in parts:
             if part.bad is not None:
                 raise part.bad
             self.run.work.charge(part.flops, beside=True)
 
-    def numbered(self) -> Iterator[tuple[int, int, Any]]:
-        """(number, place of the first example in the plan, batch) of each of these micro-batches."""
-        start = sum(self.sizes[: self.own.start])
-        for number, batch in zip(self.own, self.batches()):
-            yield number, start, batch
-            start += self.sizes[number]
-
     def _sum(
         self, grad: bool, keep_units: bool, captures: Captures | None
     ) -> tuple[float, tuple[Tensor, ...], Units | None]:
-        run, plan = self.run, self.plan
-        run.forward.step = plan.step
+        run, world = self.run, self.run.world
+        run.forward.step = self.plan.step
         if self.live.selector is not None:
             self._selection()
         tree, parts = arithmetic.Tree(self.own.start), []
-        for number, start, batch in self.numbered():
-            parts.append(self._part(number, start, batch, tree if grad else None, keep_units, captures))
-            if parts[-1].bad is not None:
+        for number, start, batch in self.batches():
+            part = self._part(number, start, batch, tree if grad else None, keep_units, captures)
+            parts.append(part)
+            if part.bad is not None:
                 break
-        parts = run.world.joined(parts)
+        parts = world.joined(parts)
         total, mass = self._account(parts)
         if mass <= 0.0:
             raise NonFinite("loss: every unit of the batch has weight 0")
-        gradients = run.world.total(tree, run.trained, len(self.sizes)) if grad else ()
+        gradients = world.total(tree, run.trained, len(self.sizes)) if grad else ()
         if grad and not arithmetic.divide_(gradients, mass):
             raise NonFinite("gradient", (), run.first_bad_gradient(gradients))
         self.mass = mass
-        return total / mass, gradients, self._units([part.kept for part in parts]) if keep_units else None
+        return total / mass, gradients, units_of(self.plan, [p.kept for p in parts if p.kept]) if keep_units else None
 
     def _part(
         self, number: int, start: int, batch: Any, tree: arithmetic.Tree | None, keep: bool, captures: Captures | None
     ) -> Part:
         """Evaluate one micro-batch, and add its gradients to the tree."""
-        run, live, size, grad = self.run, self.live, self.sizes[number], tree is not None
-        with _NOTHING if captures is None else captures.listening():
+        run, live, grad = self.run, self.live, tree is not None
+        if captures is None:
             losses = run.forward(live, batch, number, grad)
-        weights, own = self.weights(number, losses, start)
-        if captures is not None:
+            weights, own = self.weights(number, losses, start)
+        else:
+            with captures.listening():
+                losses = run.forward(live, batch, number, grad)
+            weights, own = self.weights(number, losses, start)
             captures.note(batch, losses, weights)
         units: int = losses.values.shape[0]
-        if units < size:
-            diagnose.refuse_uncounted(run, units, size)
+        if units < self.sizes[number]:
+            diagnose.refuse_uncounted(run, units, self.sizes[number])
             if keep or self.plan.weights is not None:
-                diagnose.refuse_scalar(live, units, size)
+                diagnose.refuse_scalar(live, units, self.sizes[number])
         value, mass = arithmetic.weighted_sum(losses.values, weights, own)
         tokens = units if losses.weights is None else int(torch.count_nonzero(losses.weights).item())
         if not math.isfinite(value):
-            bad = NonFinite("loss", self._culprits(losses, start), run.first_bad_layer(live, batch, number))
-            return Part(number, value, mass, tokens, bad=bad)
+            why = NonFinite("loss", culprits(self.plan, losses, start), run.first_bad_layer(live, batch, number))
+            return Part(number, value, mass, tokens, bad=why)
         norm = None
         if tree is not None:
             run.held = ()
@@ -311,7 +284,7 @@ class Evaluator:
     def _example_gradients(self) -> dict[str, Tensor]:
         run = self.run
         if run.flops is not None:
-            key = ("example gradients", tuple(shapes(batch) for batch in self.batches()))
+            key = ("example gradients", tuple(shapes(batch) for _, _, batch in self.batches()))
             own = run.flops.counted((run.frame.phase, key), run.model, lambda: own_gradients(self))
             run.work.charge(sum(run.world.gathered(own)), beside=True)
         found = example_gradients(self)
@@ -323,13 +296,10 @@ class Evaluator:
         """The selector's weight of every unit, by micro-batch: one scoring pass a step, on the same random streams."""
         if self._selected is not None:
             return
-        parts = self.run.world.joined([self._scored(*one) for one in self.numbered()])
-        for part in parts:
-            if part.bad is not None:
-                raise part.bad
-            self.run.work.charge(part.flops, beside=True)
-        scored = [part.kept for part in parts]
-        units = self._units(scored)
+        parts = self.run.world.joined([self._scored(*one) for one in self.batches()])
+        self._book(parts)
+        scored = [part.kept for part in parts if part.kept]
+        units = units_of(self.plan, scored)
         chosen = self.live.selector.select(self.run.states["selector"], units)
         diagnose.check_selection(self.live.selector, chosen, units.values)
         self._selected = list(chosen.to(units.values.dtype).split([len(losses.values) for losses, _ in scored]))
@@ -340,10 +310,10 @@ class Evaluator:
             losses = run.forward(self.live, batch, number, False)
         if len(losses.values) < self.sizes[number]:
             diagnose.refuse_scalar(self.live, len(losses.values), self.sizes[number])
-        finite = bool(torch.isfinite(losses.values).all())
         flops = 0.0 if run.flops is None else run.flops.evaluation(run, self.live, batch, False, len(losses.values))
-        bad = None if finite else NonFinite("loss", self._culprits(losses, start))
-        return Part(number, 0.0, 0.0, 0, flops, None, (losses, start), bad)
+        finite = bool(torch.isfinite(losses.values).all())
+        why = None if finite else NonFinite("loss", culprits(self.plan, losses, start))
+        return Part(number, 0.0, 0.0, 0, flops, None, (losses, start), why)
 
     def weights(self, number: int, losses: UnitLosses, start: int) -> tuple[Tensor | None, Tensor | None]:
         """Return a micro-batch's weights of (numerator, denominator); None stands for all 1."""
@@ -358,33 +328,6 @@ class Evaluator:
             drawn = drawn[losses.examples]
         weights = drawn if own is None else own * drawn
         return weights, weights if self.run.self_normalised else own
-
-    def _units(self, kept: list[Any]) -> Units:
-        values = torch.cat([losses.values.detach().reshape(-1) for losses, _ in kept])
-        examples = torch.cat(
-            [
-                start
-                + (
-                    torch.arange(len(losses.values), device=values.device)
-                    if losses.examples is None
-                    else losses.examples
-                )
-                for losses, start in kept
-            ]
-        )
-        weights = None
-        if any(losses.weights is not None for losses, _ in kept):
-            weights = torch.cat(
-                [torch.ones_like(u.values) if u.weights is None else u.weights for u, _ in kept]
-            ).detach()
-        plan = self.plan
-        sources = None if plan.sources is None else torch.from_numpy(plan.sources)
-        return Units(values, weights, examples, torch.from_numpy(plan.indices), sources)
-
-    def _culprits(self, losses: UnitLosses, start: int) -> tuple[int, ...]:
-        bad = torch.nonzero(~torch.isfinite(losses.values.detach())).view(-1)
-        places = bad if losses.examples is None else losses.examples[bad]
-        return tuple(dict.fromkeys(int(self.plan.indices[start + int(place)]) for place in places[:64]))
 
     def _finalize(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         run = self.run

@@ -50,7 +50,7 @@ def own_gradients(evaluate: Any) -> list[tuple[list[list[Tensor]], float]]:
 
 def _forwards(evaluate: Any) -> Iterator[Any]:
     run = evaluate.run
-    for number, start, batch in evaluate.numbered():
+    for number, start, batch in evaluate.batches():
         # Buffers go back only after the backward, which may read what the forward wrote.
         with run.buffers.aside(), _batchable():
             losses = run.forward(evaluate.live, batch, number, True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from regimes.core.errors import DeclarationError, NonFinite, UserCodeError
+from regimes.core.kinds import Loss
 from regimes.core.randomness import Streams, seeded
 from regimes.core.source import Source
 from regimes.engine.buffers import Buffers
@@ -36,17 +37,17 @@ class Reader:
 
     def __init__(self, sources: Mapping[str, Source], device: torch.device, run: Any = None) -> None:
         self._sources, self._device, self._run = list(sources.values()), device, run
-        self._asking = any(source.asks for source in self._sources)
+        #: Whether batches hold what the model says to them: the data ask, and the loss of the phase reads it.
+        self.asks = False
         self._starts = np.cumsum([0, *[len(source) for source in self._sources]])
         self.random_access = all(source.random_access for source in self._sources)
         self._draws = any(source.draws for source in self._sources)
         first, *others = self._sources
         self._whole = first.beside(others) if others else first
 
-    @property
-    def asks(self) -> bool:
-        """Whether batches hold what the model says to them: the data ask, and the loss of the phase reads it."""
-        return self._asking and self._run.loss.asks
+    def settle(self, loss: Loss) -> None:
+        """Read for the loss of a phase."""
+        self.asks = loss.asks and any(source.asks for source in self._sources)
 
     def __call__(self, plan: Plan, streams: Streams | None = None, number: int = 0) -> Any:
         """Return the batch, on the device.
@@ -89,7 +90,7 @@ class Reader:
         """The batch of one source, or of all read as one (place 0), with what the model says to it."""
         source = self._sources[place] if self._whole is None else self._whole
         batch = source.fetch(indices, columns)
-        if not source.asks or not self._run.loss.asks:
+        if not source.asks or not self.asks:
             return batch
         if streams is None:
             streams = Streams(0)

@@ -85,6 +85,7 @@ class Run:
         diagnose.say_own_generator(self.model)
         self.states: dict[str, Any] = {}
         self._edited: CompiledPhase | None = None
+        self._look()
         self.finished = False
         self.seams: list[dict[str, Any]] = []
         self.enter(first=True)
@@ -92,15 +93,20 @@ class Run:
 
     # -- phases --------------------------------------------------------------------------------------------
 
-    @property
-    def frame(self) -> Frame:
-        """The innermost frame: what is being trained."""
-        return self.frames[-1]
+    def push(self, frame: Frame) -> None:
+        """Begin an inner frame."""
+        self.frames.append(frame)
+        self._look()
 
-    @property
-    def phase(self) -> CompiledPhase:
-        """The compiled phase that is running, as a trial edits it."""
-        return self.phases[self.frame.phase] if self._edited is None else self._edited
+    def pop(self) -> None:
+        """Return to the outer frame."""
+        self.frames.pop()
+        self._look()
+
+    def _look(self) -> None:
+        """Note the innermost frame, and its phase as a trial edits it: they are read fifty times a step."""
+        self.frame = self.frames[-1]
+        self.phase = self.phases[self.frame.phase] if self._edited is None else self._edited
 
     def _address(self) -> tuple[str | int, ...]:
         return (*self.frame.prefix, self.phase.name)
@@ -140,12 +146,14 @@ class Run:
     def begin_trial(self, edited: CompiledPhase) -> None:
         """Go on under an edited phase."""
         self._edited = edited
+        self._look()
         self.streams = Streams(self.seed, *self._address())
         self._settle_phase()
 
     def end_trial(self) -> None:
         """Go on under the phase as declared."""
         self._edited = None
+        self._look()
         self.streams = Streams(self.seed, *self._address())
         self._settle_phase()
         self.settle()
@@ -155,7 +163,7 @@ class Run:
         declared, needs = self.phase.declaration, self.phase.needs
         self.parameters = seam.phase_parameters(self.model, declared, self.view)
         self.trained = list(self.parameters.values())
-        self._leaves = tuple(self.trained)
+        self._leaves = arithmetic.Leaves(self.trained)
         self.buffers = Buffers(self.model)
         self.keep_units = "units" in needs
         self.keep_weights = "weights" in needs
@@ -164,6 +172,7 @@ class Run:
         self.micro_norms = "micro_batch_gradient_norms" in needs
         self.self_normalised = type(self.phase.slots[declared.data_slot]).self_normalised
         self.loss = declared.loss if declared.loss is not None else self.workload.loss
+        self.read.settle(self.loss)
         if declared.micro_batch == "auto":
             diagnose.refuse_interaction(self)
         self._micro = declared.micro_batch
@@ -206,6 +215,7 @@ class Run:
             if "averaged" in self.phases[frame.phase + 1].declaration.carry:
                 self._write(self.judged_weights()[0] or {})
             frame.next_phase()
+            self._look()
             self.work.before_phase = self.work.spent
             self.enter(first=False)
         else:
@@ -239,7 +249,7 @@ class Run:
         if not values.requires_grad:
             raise DeclarationError("the loss depends on no trainable parameter", "trainable")
         seeds = arithmetic.ones(values) if weights is None else weights.to(values.dtype)
-        return arithmetic.owned(arithmetic.gradient(values, seeds, self._leaves), self.trained, seeds)
+        return self._leaves.owned(arithmetic.gradient(values, seeds, self._leaves.tensors), seeds)
 
     def first_bad_layer(self, live: Any, batch: Any, number: int) -> str | None:
         """Name of the first module whose output is not finite."""
@@ -341,6 +351,7 @@ class Run:
         if tree["regime"] != self.regime.hash or tree["seed"] != self.seed:
             raise ResumeError("the checkpoint belongs to another regime or seed")
         self.frames, self._edited = [Frame.restored(frame) for frame in tree["frames"]], None
+        self._look()
         self.model = seam.replay_structure(
             self.workload.build(seed32(self.seed, "init")), self.regime, self.frame.phase
         )
@@ -350,6 +361,7 @@ class Run:
             raise ResumeError(f"the checkpoint does not fit the model: {why}") from None
         if self.frame.trial is not None:
             self._edited = trials.edited(self)
+            self._look()
         self.streams = Streams(self.seed, *self._address())
         self._settle_phase()
         self.states = _to_device(trees.clone(tree["states"]), self.workload.device, self.parameters)

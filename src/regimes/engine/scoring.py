@@ -39,6 +39,7 @@ def score(run: Any) -> dict[str, Tensor]:
 
 def _parts(run: Any, name: str, source: Any) -> Any:
     workload, read = run.workload, Reader({name: source}, run.workload.device, run)
+    read.settle(run.loss)
     for start in range(0, len(source), workload.eval_batch):
         indices = np.arange(start, min(start + workload.eval_batch, len(source)))
         plan = Plan(start, indices, None, None, {}, {}, {})

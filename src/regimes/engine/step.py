@@ -43,7 +43,7 @@ class Record(NamedTuple):
 def step(run: Any) -> Record:
     """Train one step: read knobs, evaluate, update, observe, draw for the step after next."""
     at, frame, phase = run.position, run.frame, run.phase
-    plan = frame.plans[0]
+    plan, samples = frame.plans[0], len(frame.plans[0])
     knobs = phase.step_knobs.values(run.states["knobs"], at) | plan.knobs
     live = phase.substitute(knobs)
     evaluate = Evaluator(run, live, plan)
@@ -60,15 +60,16 @@ def step(run: Any) -> Record:
     else:
         signals = measured(run, evaluate)
         observe(run, live, signals, at, only="average")
-        found = run.validation.due(True, len(plan), evaluate.tokens)
+        found = run.validation.due(True, samples, evaluate.tokens)
         signals |= found
         # Observers ask by the name that they declared in `needs`: val:loss for val/loss.
-        observe(run, live, signals | {name.replace("/", ":"): v for name, v in found.items()}, at)
+        shown = signals | {name.replace("/", ":"): v for name, v in found.items()} if found else signals
+        observe(run, live, shown, at)
     if "val/loss" not in signals:
-        signals |= run.validation.due(False, len(plan), evaluate.tokens)
+        signals |= run.validation.due(False, samples, evaluate.tokens)
     frame.cursor = frame.plans.pop(0).cursor
-    frame.advance(len(plan), evaluate.tokens)
-    run.work.samples += len(plan)
+    frame.advance(samples, evaluate.tokens)
+    run.work.samples += samples
     run.work.steps += 1
     run.settle()
     return Record(at, phase.name, knobs, {name: v for name, v in signals.items() if name not in UNRECORDED})

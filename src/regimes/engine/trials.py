@@ -88,7 +88,7 @@ def _push(run: Any, name: str, trial: Trial) -> None:
         outer, prefix=(*outer.prefix, *trial.address), cursor=copy.deepcopy(outer.cursor), plans=plans, trial=about,
         skipped_in_a_row=0,
     )  # fmt: skip
-    run.frames.append(inner)
+    run.push(inner)
     made = edited(run)
     old = run.states
     run.begin_trial(made)
@@ -176,13 +176,12 @@ def note(run: Any, record: Any) -> Any:
 
 
 def _pop(run: Any, last: Any) -> None:
-    inner = run.frames[-1]
-    about = inner.trial
+    about = run.frame.trial
     weights = {name: value.detach().clone() for name, value in run.evaluation_weights().items()}
     scores = score(run) if about["score"] and "skipped" not in last.signals else {}
     used = run.consumed - about["begin"]
     load_into(run.model, about["kept"]["weights"])
-    run.frames.pop()
+    run.pop()
     run.states = about["kept"]["states"]
     run.frame.tried += used
     run.end_trial()

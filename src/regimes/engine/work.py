@@ -80,14 +80,18 @@ class Flops:
         Of batches of one shape a loss may read more or less (hybrid post-training): then its units are more or fewer.
         """
 
+        # A trial may train another part of the model, or with another loss.
+        phase = run.phase.declaration if run.frame.trial else run.frame.phase
+        key = (phase, grad, shapes(batch), units)
+        found = self._known.get(key)
+        if found is not None:
+            return found
+
         def evaluate() -> None:
             losses = run.forward(live, batch, 0, grad)
             if grad:
                 run.gradients(losses.values, None)
 
-        # A trial may train another part of the model, or with another loss.
-        phase = run.phase.declaration if run.frame.trial else run.frame.phase
-        key = (phase, grad, shapes(batch), units)
         return self.counted(key, run.model, evaluate)
 
     def asking(self, run: Any, read: Any, batch: Any, plan: Any) -> float:
