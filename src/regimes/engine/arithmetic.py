@@ -102,7 +102,7 @@ class Leaves:
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self.tensors = tuple(tensors)
-        self._bytes = [t.numel() * t.element_size() for t in tensors]
+        self._bytes: list[int] = []
 
     def owned(self, gradients: Sequence[Tensor | None], seeds: Tensor) -> list[Tensor]:
         """Return gradients that may be changed in place.
@@ -119,6 +119,7 @@ class Leaves:
             for g, leaf in zip(gradients, self.tensors)
         ]
         # Addresses in memory tell: to ask for storages costs four times as much.
+        self._bytes = self._bytes or [g.numel() * g.element_size() for g in made]
         spans = [
             *zip([g.data_ptr() for g in made], self._bytes),
             (seeds.data_ptr(), seeds.numel() * seeds.element_size()),
