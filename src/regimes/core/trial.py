@@ -90,7 +90,7 @@ class TrialEnd:
     failed : str or None
         Why it ended early: a step was not finite.
     weights : mapping of str to Tensor
-        Evaluation weights at its end, by parameter name.
+        Evaluation weights at its end, by parameter name; of frozen parameters what they are.
     owner : tuple of str
         As in `Trial`.
     scores : mapping of str to Tensor

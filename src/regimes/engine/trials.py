@@ -177,7 +177,8 @@ def note(run: Any, record: Any) -> Any:
 
 def _pop(run: Any, last: Any) -> None:
     about = run.frame.trial
-    weights = {name: value.detach().clone() for name, value in run.evaluation_weights().items()}
+    held = dict(run.model.named_parameters()) | dict(run.evaluation_weights())
+    weights = {name: value.detach().clone() for name, value in held.items()}
     scores = score(run) if about["score"] and "skipped" not in last.signals else {}
     used = run.consumed - about["begin"]
     load_into(run.model, about["kept"]["weights"])

@@ -12,13 +12,13 @@ from torch.nn import functional
 from regimes.core.card import Card, Claim
 from regimes.core.component import fixed, knob
 from regimes.core.duration import Duration
-from regimes.core.errors import DeclarationError
+from regimes.core.errors import DeclarationError, RunFailed
 from regimes.core.kinds import Knob, Loss, State, Weights
 from regimes.core.progress import Progress
 from regimes.core.registry import register
 from regimes.core.trial import Trial, TrialEnd
 from regimes.core.unit_losses import UnitLosses
-from regimes.losses.forward import split
+from regimes.losses.forward import per_position, split
 
 _PLAIN = {
     "optimizer": "SGD(lr=0.1, momentum=0.9)",
@@ -72,7 +72,9 @@ class Distillation(Loss):
     Raises
     ------
     DeclarationError
-        If the teacher's weights do not fit the model.
+        If the teacher's weights do not fit the model, or the outputs no labels.
+    RunFailed
+        If the training of the teacher diverges.
 
     References
     ----------
@@ -130,19 +132,23 @@ class Distillation(Loss):
     def absorb(self, state: State, end: TrialEnd) -> State:
         """Keep its weights; a training that failed has taught nothing."""
         if end.failed is not None:
-            raise DeclarationError(
-                f"the teacher's training ended with: {end.failed}; allowed: one that ends", "teacher"
-            )
+            raise RunFailed(f"the teacher's training ended with: {end.failed}; lower its learning rate")
         return {"teacher": {name: value.clone() for name, value in end.weights.items()}}
 
     def units(self, state: State, model: nn.Module, batch: Any) -> UnitLosses:
-        """One unit per example."""
+        """One unit per example, of sequences one per position; a label below 0 counts as nothing."""
         args, kwargs, target = split(batch)
         output = model(*args, **kwargs)
+        if self.by == "cross_entropy" and output.ndim < 2:
+            raise DeclarationError(
+                f"got 'cross_entropy' for an output of shape {tuple(output.shape)}; allowed: classes last, or 'square'",
+                "by",
+            )
         values = self.ground_truth * self._distance(output, _as_output(target, output))
         if state["teacher"] and self.ground_truth < 1.0:
             values = values + (1.0 - self.ground_truth) * self._distance(output, self._said(state, model, args, kwargs))
-        return UnitLosses(values)
+        counts = None if target.is_floating_point() or int(target.min()) >= 0 else (target >= 0).to(values.dtype)
+        return per_position(values, counts)
 
     def _said(self, state: State, model: nn.Module, args: Any, kwargs: Any) -> Tensor:
         training = [module for module in model.modules() if module.training]
@@ -156,15 +162,24 @@ class Distillation(Loss):
         return said.softmax(-1) if self.by == "cross_entropy" else said
 
     def _distance(self, output: Tensor, target: Tensor) -> Tensor:
+        """Of every position: over the last axis of the outputs."""
+        if output.ndim < 2:
+            return (output - target).square()
         if self.by == "cross_entropy":
-            return functional.cross_entropy(output, target, reduction="none")
-        return (output - target).square().flatten(1).mean(1)
+            return -(target * output.log_softmax(-1)).sum(-1)
+        return (output - target).square().mean(-1)
 
 
 def _as_output(target: Tensor, output: Tensor) -> Tensor:
     """Labels as numbers of the output's shape."""
     if not target.is_floating_point():
-        target = functional.one_hot(target, output.shape[-1])
+        if target.shape != output.shape[:-1]:
+            raise DeclarationError(
+                f"got an output of shape {tuple(output.shape)} for labels of shape {tuple(target.shape)}; allowed: "
+                f"{(*tuple(target.shape), 'classes')}",
+                "loss",
+            )
+        target = functional.one_hot(target.clamp_min(0), output.shape[-1])
     return target.reshape(output.shape).to(output.dtype)
 
 
