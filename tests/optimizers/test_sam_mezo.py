@@ -83,7 +83,7 @@ def test_mezo_equals_a_twin_that_stores_its_noise(hand):
     streams, number = Streams(5, *run.streams.prefix), 0
     while not run.finished:
         indices = torch.from_numpy(run.frame.plans[0].indices)
-        run.step()
+        record = run.step()
         generator = torch.Generator().manual_seed(streams.seed32("rule", "mezo", number))
         z = [torch.randn(p.shape, generator=generator).double() for p in twin.parameters()]
         kept, values = [p.detach().clone() for p in twin.parameters()], []
@@ -94,7 +94,7 @@ def test_mezo_equals_a_twin_that_stores_its_noise(hand):
             slope = (values[0] - values[1]) / 2e-2
             [p.copy_(k - 0.02 * (slope * n + 0.1 * k)) for p, k, n in zip(twin.parameters(), kept, z)]
         number += 1
-        assert run.states["optimizer"]["projected"] == pytest.approx(slope, rel=1e-4, abs=2e-5)
+        assert record.signals["projected_gradient"] == pytest.approx(slope, rel=1e-4, abs=2e-5)
     for p, q in zip(run.parameters.values(), twin.parameters()):
         torch.testing.assert_close(p.double(), q, rtol=1e-5, atol=2e-6)
 
@@ -102,6 +102,6 @@ def test_mezo_equals_a_twin_that_stores_its_noise(hand):
 @pytest.mark.exact("MeZO")
 def test_mezo_moves_weights_that_do_not_lie_in_rows(hand):
     weight = nn.Parameter(torch.zeros(2, 3, 2, 2).to(memory_format=torch.channels_last))
-    rg.MeZO._add({"w": weight}, hand.Stub((), seed=3), 2.0)
+    rg.MeZO._add({"w": weight}, hand.Stub((), seed=3).rng("mezo"), 2.0)
     expected = 2.0 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(3))
     assert torch.equal(weight.detach(), expected)

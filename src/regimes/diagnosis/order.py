@@ -68,7 +68,7 @@ def trained_at(
     >>> trained_at(work, regime)["train"][:9]
     array([ 0.,  0.,  0.,  0.,  1.,  1.,  1.,  1., nan])
     """
-    workload, regime, seed, records = _told(run, regime, seed)
+    workload, regime, seed, records = told(run, regime, seed)
     sizes = workload.view("train").sizes
     found = {name: np.full(size, np.nan) for name, size in sizes.items()}
     for number, plan in enumerate(replayed(workload, regime, seed, records)):
@@ -119,7 +119,8 @@ def replayed(
 _OR_RECORDS = {"flops": "", "tokens": ", or a run that was made, whose records say it"}
 
 
-def _told(run: Any, regime: Regime | None, seed: int) -> tuple[Workload, Regime, int, list[dict[str, Any]] | None]:
+def told(run: Any, regime: Regime | None, seed: int) -> tuple[Workload, Regime, int, list[dict[str, Any]] | None]:
+    """Return workload, regime, seed and records (None where nothing was trained) of what `trained_at` takes."""
     if isinstance(run, Workload):
         if not isinstance(regime, Regime):
             raise DeclarationError(f"got {show(regime)}; allowed beside a workload: a Regime", "regime")

@@ -53,6 +53,7 @@ class Evaluator:
         self.first: Evaluation | None = None
         self.final: Evaluation | None = None
         self.norms: dict[str, Any] = {}
+        self.logged: dict[str, float] = {}
         self.example_gradients: dict[str, Tensor] | None = None
         self.tokens = 0
         self._batches: list[tuple[int, int, Any]] | None = None
@@ -150,9 +151,11 @@ class Evaluator:
 
     def rng(self, name: str) -> torch.Generator:
         """Return a torch generator at the start of this step's stream `name`."""
-        run = self.run
-        generator = torch.Generator(device=run.workload.device)
-        return generator.manual_seed(run.streams.seed32("rule", name, self.plan.step))
+        return self.run.rule_generator(name, self.plan.step)
+
+    def log(self, name: str, value: float) -> None:
+        """Write a number of the rule's own, by its name, into the step's record."""
+        self.logged[name] = float(value)
 
     def ask(self) -> None:
         """Read the batches of data that ask the model: at the weights of now, wherever a rule evaluates first."""

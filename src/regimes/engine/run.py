@@ -251,6 +251,11 @@ class Run:
         seeds = arithmetic.ones(values) if weights is None else weights.to(values.dtype)
         return self._leaves.owned(arithmetic.gradient(values, seeds, self._leaves.tensors), seeds)
 
+    def rule_generator(self, name: str, step: int) -> torch.Generator:
+        """Return a torch generator at the start of a rule's stream `name` of a step."""
+        generator = torch.Generator(device=self.workload.device)
+        return generator.manual_seed(self.streams.seed32("rule", name, step))
+
     def first_bad_layer(self, live: Any, batch: Any, number: int) -> str | None:
         """Name of the first module whose output is not finite."""
         return diagnose.first_bad_layer(self, live, batch, number)

@@ -80,7 +80,7 @@ def measured(run: Any, evaluate: Evaluator) -> dict[str, Any]:
     run.frame.skipped_in_a_row = 0
     first = evaluate.first
     assert first is not None
-    signals: dict[str, Any] = {"loss": first.loss}
+    signals: dict[str, Any] = evaluate.logged | {"loss": first.loss}
     if run.keep_units:
         signals["units"] = first.units
     if run.keep_weights:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,6 +47,9 @@ class MeZO(Optimizer):
 
     .. math:: \rho = \frac{L(\theta + \epsilon z) - L(\theta - \epsilon z)}{2 \epsilon}, \qquad
               \theta \leftarrow \theta - \text{lr}\,(\rho z + \lambda \theta)
+
+    Every record holds rho as ``projected_gradient``: `regimes.diagnosis.weights_at` makes the whole run
+    again from its log alone.
 
     Parameters
     ----------
@@ -94,31 +97,55 @@ class MeZO(Optimizer):
     )
 
     def init(self, parameters: Mapping[str, Tensor]) -> State:
-        """The last projected gradient, for the log that replays a run."""
-        return {"projected": 0.0}
+        """Nothing is kept."""
+        return {}
 
     def step(self, state: State, parameters: Mapping[str, Tensor], evaluate: Any) -> State:
         """Two forwards at theta +- eps z, then the step along z."""
 
         def move(scale: float) -> None:
-            self._add(parameters, evaluate, scale)
+            self._add(parameters, evaluate.rng("mezo"), scale)
 
         with evaluate.moved(move, self.eps):
             plus = evaluate(grad=False)
         with evaluate.moved(move, -self.eps):
             minus = evaluate(grad=False)
         projected = (plus.loss - minus.loss) / (2.0 * self.eps)
-        with torch.no_grad():
-            for p in parameters.values():
-                p.mul_(1.0 - self.lr * self.weight_decay)
-        move(-self.lr * projected)
-        state["projected"] = projected
+        evaluate.log("projected_gradient", projected)
+        self._descend(parameters, move, projected)
         return state
+
+    @torch.no_grad()
+    def _descend(self, parameters: Mapping[str, Tensor], move: Callable[[float], None], projected: float) -> None:
+        for p in parameters.values():
+            p.mul_(1.0 - self.lr * self.weight_decay)
+        move(-self.lr * projected)
+
+    def again(
+        self, parameters: Mapping[str, Tensor], generator: Callable[[], torch.Generator], projected: float
+    ) -> None:
+        """Make a step of the past again, in place, without data and without a forward.
+
+        Parameters
+        ----------
+        parameters : mapping of str to Tensor
+            As they were before the step.
+        generator : callable
+            Returns a generator at the start of the step's stream ``mezo``.
+        projected : float
+            What the step logged as ``projected_gradient``.
+        """
+
+        def move(scale: float) -> None:
+            self._add(parameters, generator(), scale)
+
+        for scale in (self.eps, -self.eps, -self.eps, self.eps):  # there and back twice: rounding is made again, too
+            move(scale)
+        self._descend(parameters, move, projected)
 
     @staticmethod
     @torch.no_grad()
-    def _add(parameters: Mapping[str, Tensor], evaluate: Any, scale: float) -> None:
-        generator = evaluate.rng("mezo")
+    def _add(parameters: Mapping[str, Tensor], generator: torch.Generator, scale: float) -> None:
         for p in parameters.values():
             for block in _blocks(p):
                 z = torch.randn(block.shape, generator=generator, dtype=block.dtype, device=block.device)
