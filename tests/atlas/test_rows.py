@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,4 +78,11 @@ def test_the_code_is_read_as_verify_reads_it(name):
     from regimes.core.registry import REGISTRY
     from regimes.study.verify import code_of
 
-    assert atlas._code(name) == code_of(REGISTRY.find(name))
+    module = REGISTRY.find(name).__module__
+    assert atlas._code(module) == code_of(sys.modules[module])
+
+
+def test_a_verdict_older_than_what_measured_it_is_stale():
+    row = {"code": atlas._code("regimes.weights.soup"), "measure": "regimes.claims.soups:greedy"}
+    assert not atlas._stale(row | {"measure_code": atlas._code("regimes.claims.soups")}, "regimes.weights.soup")
+    assert atlas._stale(row | {"measure_code": "another"}, "regimes.weights.soup")

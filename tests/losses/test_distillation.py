@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import regimes as rg
+from regimes.engine.evaluator import Evaluator
 from regimes.testing.resume import resume_chain
 
 N = 12
@@ -137,3 +138,56 @@ def test_resume_in_the_middle_of_the_teachers_training():
 def test_a_teacher_of_another_model_is_refused():
     with pytest.raises(rg.DeclarationError, match="teacher: got weights that do not fit the model: '0.weight'"):
         rg.Distillation("self", 0.5).units({"teacher": {"w": X}}, net(), (X, LABELS))
+
+
+@pytest.mark.exact("Distillation")
+@pytest.mark.parametrize("by", ["square", "cross_entropy"])
+def test_of_sequences_every_position_is_a_unit_and_padding_counts_as_nothing(by):
+    model, said = nn.Linear(3, 4), nn.Linear(3, 4)
+    x, labels = torch.randn(2, 5, 3, generator=G), torch.randint(0, 4, (2, 5), generator=G)
+    labels[1, 3:] = -100
+    loss, state = rg.Distillation("self", 0.3, by), {"teacher": dict(said.state_dict())}
+    found = loss.units(state, model, (x, labels))
+    assert found.examples.tolist() == [0] * 5 + [1] * 5
+    assert found.weights.tolist() == [1.0] * 8 + [0.0] * 2
+    flat = loss.units(state, model, (x.view(10, 3)[:8], labels.view(10)[:8]))
+    torch.testing.assert_close(found.values[:8], flat.values)
+
+
+def test_outputs_that_hold_no_classes_are_refused():
+    with pytest.raises(rg.DeclarationError, match="by: got 'cross_entropy' for an output of shape"):
+        rg.Distillation(None, by="cross_entropy").units({"teacher": {}}, nn.Flatten(0), (X, X.view(-1)))
+    with pytest.raises(
+        rg.DeclarationError, match=r"loss: .* for labels of shape \(24, 1\); allowed: \(24, 1, 'classes'\)"
+    ):
+        rg.Distillation(None).units({"teacher": {}}, net(), (X, LABELS[:, None]))
+
+
+def test_what_listens_to_the_student_does_not_hear_the_teacher():
+    """A rule that captures what layers see would mix both networks' inputs."""
+    run = rg.Run(work(), BASE.but(loss=rg.Distillation("self", 0.3), trainable=["3.*"]), 3)
+    for _ in range(9):
+        run.step()
+    evaluate = Evaluator(run, run.phase.substitute({}), run.frame.plans[0])
+    found = evaluate(capture=["input:3", "output:3"]).captured
+    assert [len(calls) for calls in found.values()] == [1, 1]
+
+
+def test_the_teacher_of_a_network_that_is_frozen_in_part_is_whole():
+    run = rg.Run(work(), BASE.but(loss=rg.Distillation("self", 0.3), trainable=["3.*"]), 3)
+    for _ in range(9):
+        run.step()
+    assert run.states["loss"]["teacher"].keys() == dict(net().named_parameters()).keys()
+
+
+def test_a_scoring_pass_uses_the_share_of_now():
+    """OrderedPrefix looks before the first step: a share that is a schedule is a number by then."""
+    regime = BASE.but(
+        loss=rg.Distillation(None, ground_truth=rg.Linear(1.0, 0.5)), sampler=rg.OrderedPrefix(over="4 steps")
+    )
+    assert rg.run(work(), regime, 0).steps == 8
+
+
+def test_a_teacher_that_diverges_ends_the_run():
+    with pytest.raises(rg.RunFailed, match="the teacher's training ended with"):
+        rg.run(work(), BASE.but(loss=rg.Distillation("self", 0.3), optimizer=rg.SGD(lr=1e30)), 0)

@@ -62,19 +62,22 @@ def verdicts(name: str) -> list[dict[str, Any]]:
         return []
     with open(VERDICTS, encoding="utf-8") as file:
         found = [row for row in json.load(file)["verdicts"] if row["component"] == name]
-    code = _code(name) if found else ""
-    return [row | {"stale": row["code"] != code} for row in found]
+    entry = find(name)
+    return [row | {"stale": entry is None or _stale(row, entry["module"])} for row in found]
 
 
-def _code(name: str) -> str:
-    """Digest of the source of a component's module, without importing it; as `regimes.study.verify.code_of`."""
+def _stale(row: dict[str, Any], module: str) -> bool:
+    """Whether the code of a component, or of what measures its claim, has changed since a verdict."""
+    measures = row.get("measure", "").partition(":")[0]
+    return row["code"] != _code(module) or bool(measures and row["measure_code"] != _code(measures))
+
+
+def _code(module: str) -> str:
+    """Digest of the source of a module, without importing it; as `regimes.study.verify.code_of`."""
     import hashlib
 
-    entry = find(name)
-    if entry is None:
-        return ""
     package = os.path.dirname(os.path.dirname(__file__))
-    with open(os.path.join(package, *entry["module"].split(".")[1:]) + ".py", "rb") as file:
+    with open(os.path.join(package, *module.split(".")[1:]) + ".py", "rb") as file:
         return hashlib.sha256(file.read()).hexdigest()[:16]
 
 

@@ -18,17 +18,21 @@ class Claim:
     text : str
         What is claimed, in our words.
     study : dict
-        The study as it would stand in a YAML file.
+        The study as it would stand in a YAML file; with `measure` only ``seeds``, ``margin`` and ``scale``, a sentence.
     paper_scale : str
         At what size the paper showed it.
     says : "better" or "not worse"
         What is claimed of the study's arm: that it is better than the baseline, or not worse by a margin.
+    measure : str
+        For what is no comparison of two regimes: ``package.module:function``, which returns for a seed (value, baseline),
+        higher being better.
     """
 
     text: str
     study: dict[str, Any]
     paper_scale: str = ""
     says: Literal["better", "not worse"] = "better"
+    measure: str = ""
 
 
 @dataclass(frozen=True)

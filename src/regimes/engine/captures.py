@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from regimes.core.errors import UserCodeError, nearest
+from regimes.core.listening import heard
 from regimes.core.unit_losses import UnitLosses
 from regimes.losses.forward import split
 
@@ -82,9 +83,12 @@ class Captures:
         store = self.found[item]
 
         def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-            store.append(_tensor(next(iter((*args, *kwargs.values())), None), item).detach().clone())
+            if heard():
+                store.append(_tensor(next(iter((*args, *kwargs.values())), None), item).detach().clone())
 
         def after(module: nn.Module, args: Any, output: Any) -> None:
+            if not heard():
+                return
             output = _tensor(output, item)
             if what == "output":
                 store.append(output.detach().clone())

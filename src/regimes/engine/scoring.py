@@ -56,4 +56,8 @@ def _parts(run: Any, name: str, source: Any) -> Any:
 
 
 def _losses(run: Any, batch: Any) -> Any:
-    return run.loss.units(run.states["loss"], run.model, batch)
+    """Of the loss with the numbers that its knobs have now."""
+    knobs, at = run.states["knobs"], run.position
+    live = run.phase.substitute(run.phase.step_knobs.values(knobs, at) | run.phase.data_knobs.values(knobs, at))
+    loss = run.loss if live.loss is None else live.loss
+    return loss.units(run.states["loss"], run.model, batch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -83,9 +82,10 @@ def _push(run: Any, name: str, trial: Trial) -> None:
         "records": [],
         "kept": {"weights": trees.clone(state_of(run.model)), "states": trees.clone(run.states)},
     }
-    plans = [replace(plan, cursor=copy.deepcopy(plan.cursor)) for plan in outer.plans]
+    # Without caches: a sampler of fresh states would draw by what another had learned.
+    plans = [replace(plan, cursor=trees.clone(plan.cursor)) for plan in outer.plans]
     inner = replace(
-        outer, prefix=(*outer.prefix, *trial.address), cursor=copy.deepcopy(outer.cursor), plans=plans, trial=about,
+        outer, prefix=(*outer.prefix, *trial.address), cursor=trees.clone(outer.cursor), plans=plans, trial=about,
         skipped_in_a_row=0,
     )  # fmt: skip
     run.push(inner)

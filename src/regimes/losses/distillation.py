@@ -14,6 +14,7 @@ from regimes.core.component import fixed, knob
 from regimes.core.duration import Duration
 from regimes.core.errors import DeclarationError, RunFailed
 from regimes.core.kinds import Knob, Loss, State, Weights
+from regimes.core.listening import apart
 from regimes.core.progress import Progress
 from regimes.core.registry import register
 from regimes.core.trial import Trial, TrialEnd
@@ -154,7 +155,7 @@ class Distillation(Loss):
         training = [module for module in model.modules() if module.training]
         model.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), apart():
                 said: Tensor = torch.func.functional_call(model, _fitting(model, state["teacher"]), args, kwargs)
         finally:
             for module in training:

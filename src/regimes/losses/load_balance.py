@@ -11,6 +11,7 @@ from regimes.core.card import Card
 from regimes.core.component import fixed, knob
 from regimes.core.errors import DeclarationError
 from regimes.core.kinds import Knob, Loss, State
+from regimes.core.listening import heard
 from regimes.core.registry import register
 from regimes.core.unit_losses import UnitLosses
 from regimes.losses.next_token import NextToken
@@ -87,19 +88,20 @@ class LoadBalance(Loss):
         layers = [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
         if not layers:
             raise DeclarationError("the model has no layer of experts; Upcycle makes them on entering a phase", "loss")
-        heard: list[Tensor] = []
+        found: list[Tensor] = []
         with contextlib.ExitStack() as listening:
             for layer in layers:
-                handle = layer.router.register_forward_hook(_into(heard, layer))
+                handle = layer.router.register_forward_hook(_into(found, layer))
                 listening.callback(handle.remove)
             units = self.loss.units(state["loss"], model, batch)
-        imbalance = sum(heard, start=units.values.new_zeros(()))
+        imbalance = sum(found, start=units.values.new_zeros(()))
         values = units.values + self.weight * imbalance.to(units.values.dtype)
         return UnitLosses(values, units.weights, units.examples)
 
 
-def _into(heard: list[Tensor], layer: MixtureOfExperts) -> Any:
+def _into(found: list[Tensor], layer: MixtureOfExperts) -> Any:
     def hook(router: nn.Module, inputs: Any, logits: Tensor) -> None:
-        heard.append(layer.imbalance(logits))
+        if heard():
+            found.append(layer.imbalance(logits))
 
     return hook

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
-from regimes.core.card import Card, described
+from regimes.core.card import Card, Claim, described
 from regimes.core.errors import DeclarationError, show
 from regimes.core.randomness import philox
 
@@ -46,7 +46,15 @@ class OrderMemorization(NamedTuple):
         rows=("palimpsestic-membership",),
         deviations=(
             "Tests A and B for texts (matching pieces of text, reshuffled tails) are not built: this is the test by queries.",
-            "Its experiment is a slow test, not a recorded claim: claims compare arms, and this tests one model.",
+        ),
+        claims=(
+            Claim(
+                "After one pass over 3,000 snippets and 50 steps on other text, -log10 p of the order of that pass is above "
+                "that of an order that was never trained in, by three.",
+                {"seeds": 8, "margin": 3.0, "scale": "tagged snippets of source, character GRU of 0.07 M parameters"},
+                paper_scale="Pythia and OLMo, 1B to 12B",
+                measure="regimes.claims.order_memorization:evidence",
+            ),
         ),
     )
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from regimes.core.card import Card
+from regimes.core.card import Card, Claim
 from regimes.core.component import fixed
 from regimes.core.registry import register
 from regimes.probes.base import ViewProbe
@@ -73,7 +73,7 @@ class RankMe(ViewProbe):
         title="Effective rank of features",
         axes=("regime",),
         source="Li et al. 2025, arXiv:2509.23024; Garrido et al. 2023, arXiv:2210.02885",
-        when="Do features collapse, spread or consolidate while training? It only looks, so there is no claim to re-test.",
+        when="Do features collapse, spread or consolidate while training?",
         cost="a forward on 2,048 examples and the eigenvalues of a d * d matrix",
         shelf="atlas",
         rows=("representation-geometry-phases",),
@@ -81,6 +81,21 @@ class RankMe(ViewProbe):
         deviations=(
             "Features are centered for singular values, too, and values below 1e-8 of the largest are rounding.",
             "Fixed training examples stand for fresh contexts.",
+        ),
+        claims=(
+            Claim(
+                "Where tokens are Zipf-distributed and the embedding is a bottleneck, effective rank falls, rises and falls "
+                "again, by more of its range than with uniform tokens.",
+                {"seeds": 8, "margin": 0.05, "scale": "64 tokens, linear bottleneck of 8, 20,000 full-batch steps"},
+                paper_scale="OLMo and Pythia, 160M to 12B; the same toy",
+                measure="regimes.claims.geometry:bottleneck",
+            ),
+            Claim(
+                "So it does than with an embedding as wide as there are tokens.",
+                {"seeds": 8, "margin": 0.05, "scale": "64 tokens, linear bottleneck of 8, 20,000 full-batch steps"},
+                paper_scale="OLMo and Pythia, 160M to 12B; the same toy",
+                measure="regimes.claims.geometry:wide",
+            ),
         ),
     )
 

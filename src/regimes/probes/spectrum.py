@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from regimes.core.errors import DeclarationError, nearest
+from regimes.core.listening import heard
 from regimes.probes.view import View
 
 #: Examples per forward.
@@ -97,7 +98,8 @@ def listening(model: nn.Module, module: str | None) -> Iterator[Callable[[], Any
     seen: list[Any] = []
 
     def keep(value: Any) -> None:
-        seen[:] = [value]
+        if heard():
+            seen[:] = [value]
 
     def before(module: nn.Module, args: Any, named: Any) -> None:
         keep(next(iter((*args, *named.values())), None))
