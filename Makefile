@@ -14,7 +14,7 @@ demo: .venv/ready
 	$(BIN)/regimes demo
 
 test: .venv/ready
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 lint: .venv/ready
 	$(BIN)/ruff check .
