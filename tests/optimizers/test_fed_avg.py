@@ -171,3 +171,33 @@ def test_no_federation_of_federations():
 def test_gradient_transforms_are_refused():
     with pytest.raises(rg.DeclarationError, match="FedAvg makes no gradient"):
         rg.Run(workload(), regime(grad_transforms=[rg.ClipNorm(1.0)]), 0)
+
+
+def losses_of(model):
+    return {n: nn.functional.cross_entropy(model(X[rows]), Y[rows]).item() for n, rows in PARTS.items()}
+
+
+@pytest.mark.exact("FedAvg")
+@pytest.mark.parametrize("first", ["easy", "hard"])
+def test_the_admitted_are_those_of_the_least_or_the_largest_loss_by_hand(first):
+    """One client in the first round, two in the second, three in the third: ranked anew by the weights of each round."""
+    share = rg.Piecewise(1 / 3, at=["33%", "66%"], factors=[2.0, 3.0])
+    rule = rg.FedAvg(rg.SGD(lr=0.3, momentum=0.9), f"{EPOCHS} epochs", first=first, share=share)
+    run, model, records = finished(workload(), regime(rule))
+    counts = []
+    for number in range(ROUNDS):
+        losses = losses_of(model)
+        names = sorted(losses, key=losses.get, reverse=first == "hard")[: number + 1]
+        model = averaged([client_by_hand(model, n, number, 0.3) for n in names], [len(X[PARTS[n]]) for n in names])
+        counts.append(sum(-(-EPOCHS * len(X[PARTS[n]]) // BATCH) for n in names))
+    assert_equal_weights(run, model)
+    assert len(split(records)[1]) == sum(counts)
+
+
+def test_ranking_is_charged_and_resumes():
+    rule = rg.FedAvg(rg.SGD(lr=0.3), "2 steps", first="easy", share=0.67)
+    ranked, plain = (finished(workload(), regime(r))[0] for r in (rule, rg.FedAvg(rg.SGD(lr=0.3), "2 steps")))
+    assert ranked.states["optimizer"]["losses"] == {}
+    steps = len(PARTS) * 2 * ROUNDS
+    assert ranked.work.side_flops > plain.work.side_flops * (steps * 2 // 3) / steps
+    assert resume_chain(lambda: rg.Run(workload(), regime(rule), SEED), 14) == []

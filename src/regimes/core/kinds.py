@@ -481,6 +481,8 @@ class Optimizer(Stateful):
     single_evaluation: ClassVar[bool] = True
     #: Whether a step asks for gradients; a rule that does not leaves gradient transforms and gradient signals idle.
     uses_gradients: ClassVar[bool] = True
+    #: Whether it treats the sources of the data apart: each is a client.
+    source_by_source: ClassVar[bool] = False
 
     def init(self, parameters: Mapping[str, Tensor]) -> State:
         """Return the state for these parameters, per-parameter state under ``slots`` by name."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from regimes.core.card import Card, Claim
-from regimes.core.component import Stateful, fixed
+from regimes.core.component import Stateful, fixed, knob, round_half_up
 from regimes.core.duration import Duration
 from regimes.core.errors import DeclarationError
-from regimes.core.kinds import Optimizer, Sampler, State
+from regimes.core.kinds import Knob, Optimizer, Sampler, State
 from regimes.core.progress import Progress
 from regimes.core.registry import register
 from regimes.core.trial import Trial, TrialEnd
@@ -32,6 +33,9 @@ class FedAvg(Optimizer):
     with the rule `client` from a fresh state, on batches of the phase's ``batch_size`` of its own examples alone, in an order
     of that client and round. Schedules and controllers in `client` go by rounds: a rate holds for a round.
 
+    Where `share` is below 1 the server ranks clients by the mean loss of w_t on their examples (a look, charged) and admits that
+    share of them, easy or hard ones first: a curriculum of clients, where `share` is a schedule.
+
     The step itself evaluates the loss at w_t on a batch of the phase's data, without a gradient: what the record of a round
     shows. A client whose training is not finite is left out of its round's average.
 
@@ -44,6 +48,10 @@ class FedAvg(Optimizer):
         client's last step may go beyond.
     sampler : Sampler
         Order of a client's examples; `OrderedPrefix` makes a curriculum of it. Default Reshuffle().
+    share : knob
+        Share of the clients that take part in a round, one at least. Default 1.
+    first : "easy" or "hard"
+        Whom the server admits first: those of least or of largest loss. Default easy.
 
     Raises
     ------
@@ -75,9 +83,12 @@ class FedAvg(Optimizer):
     client: Optimizer = fixed()
     local: Duration = fixed(Duration(5, "epochs"))
     sampler: Sampler = fixed(Reshuffle())
+    share: Knob = knob(1.0, above=0, high=1)
+    first: Literal["easy", "hard"] = fixed("easy")
 
     single_evaluation = False
     uses_gradients = False
+    source_by_source = True
     exempt = {"lets its parts observe": "client and sampler work inside trials, each from a fresh state"}
     card = Card(
         title="Federated averaging of clients that train apart",
@@ -89,11 +100,11 @@ class FedAvg(Optimizer):
         rows=("fl-curricula",),
         defaults={"local": "5 epochs, the paper's E for its convolutional network"},
         deviations=(
-            "Every client takes part in every round; the paper draws a share C of them.",
+            "The paper draws a share C of the clients at random; here a share is that of the easiest or hardest.",
             "A client's batch may span two of its epochs; the paper ends an epoch with a smaller batch.",
             "Parameters are averaged; buffers (statistics of BatchNorm) are not.",
             "Gradient transforms on the clients are refused.",
-            "The order of clients by their loss (fl-curricula) is not built; the order of a client's examples is `OrderedPrefix`.",
+            "Clients are ranked anew in every round, by the loss of the weights it begins with.",
         ),
         claims=(
             Claim(
@@ -130,13 +141,18 @@ class FedAvg(Optimizer):
         """Short rounds, in which every setting shows."""
         from regimes.optimizers.tensorwise.sgd import SGD
 
-        return [cls(SGD(lr=0.05, momentum=0.9), "2 steps"), cls(SGD(lr=0.05), "6 samples")]
+        rule = SGD(lr=0.05, momentum=0.9)
+        return [cls(rule, "2 steps"), cls(SGD(lr=0.05), "6 samples"), cls(rule, "2 steps", first="easy", share=0.5)]
 
     def validate(self) -> None:
         """Refuse rounds of nothing, or of an amount that clients cannot count."""
         if self.local.unit not in ("epochs", "samples", "steps") or self.local.value <= 0:
             raise DeclarationError(
                 f"got '{self.local}'; allowed: more than nothing, in epochs, samples or steps", "local"
+            )
+        if self.first is None and self.share != 1.0:
+            raise DeclarationError(
+                "got a share of clients, but not which; allowed: beside first='easy' or 'hard'", "share"
             )
         if isinstance(self.client, FedAvg):
             raise DeclarationError("got a FedAvg inside a FedAvg; allowed: the rule of one machine", "client")
@@ -148,22 +164,42 @@ class FedAvg(Optimizer):
             "round": 0,
             "done": 0,
             "examples": 0,
+            "losses": {},
             "slots": {name: {"average": torch.zeros_like(p)} for name, p in parameters.items()},
         }
 
+    def _places(self, state: State) -> int:
+        """How many clients take part."""
+        return max(round_half_up(self.share * len(state["sizes"])), 1)
+
+    def admitted(self, state: State) -> list[str]:
+        """Return the names of the clients of the round, in the order in which they come."""
+        names, losses = list(state["sizes"]), state["losses"]
+        if losses:
+            sign = {"easy": 1.0, "hard": -1.0}[self.first]
+            names.sort(key=lambda name: (not math.isfinite(losses[name]), sign * losses[name]))
+        return names[: self._places(state)]
+
     def propose(self, state: State, at: Progress) -> Trial | None:
-        """The next client of the round; None when all have come in."""
-        if state["done"] == len(state["sizes"]):
+        """A look at all clients, where not all take part; then the next client of the round; None when all have come in."""
+        if not state["losses"] and self._places(state) < len(state["sizes"]):
+            return Trial({}, Duration(0, "steps"), score=True)
+        clients = self.admitted(state)
+        if state["done"] == len(clients):
             return None
-        name, size = list(state["sizes"].items())[state["done"]]
-        budget = Duration(self.local.value * size, "samples") if self.local.unit == "epochs" else self.local
+        name = clients[state["done"]]
+        budget = (
+            Duration(self.local.value * state["sizes"][name], "samples") if self.local.unit == "epochs" else self.local
+        )
         data = {"/mixture": Mixture(sources=((name, 1.0),), sampler=self.sampler), "/sampler": None}
         address = ("client", name, "round", state["round"])
         return Trial({"": self.client, **data}, budget, address=address, past_end=True)
 
     def absorb(self, state: State, end: TrialEnd) -> State:
-        """Take the client's weights into the average of those that have come in."""
-        size = list(state["sizes"].values())[state["done"]]
+        """Take the client's weights into the average of those that have come in; of a look the loss of each client."""
+        if end.scores:
+            return state | {"losses": {name: float(losses.mean()) for name, losses in end.scores.items()}}
+        size = state["sizes"][self.admitted(state)[state["done"]]]
         state["done"] += 1
         if end.failed is None:
             state["examples"] += size
@@ -182,7 +218,7 @@ class FedAvg(Optimizer):
             with torch.no_grad():
                 for name, p in parameters.items():
                     p.copy_(state["slots"][name]["average"])
-        return state | {"round": state["round"] + 1, "done": 0, "examples": 0}
+        return state | {"round": state["round"] + 1, "done": 0, "examples": 0, "losses": {}}
 
     def parts(self) -> Iterator[tuple[str, Stateful]]:
         """None: the client's rule and its sampler are parts of the trials, where their states begin anew."""
