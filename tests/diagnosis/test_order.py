@@ -9,10 +9,10 @@ from scipy import stats
 from torch import nn
 
 import regimes as rg
+from regimes.claims import order_memorization as experiment
 from regimes.core.errors import ResumeError
 from regimes.diagnosis import replayed, trained_at
 from regimes.losses import NextToken
-from regimes.workloads.corpus import load_corpus
 
 X = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
 
@@ -202,44 +202,11 @@ def test_an_order_that_hangs_on_training_is_refused(fields, said):
 
 # -- the experiment ---------------------------------------------------------------------------------------------------
 
-TAG, SNIPPET, MEMBERS = 12, 36, 3000
-
-
-def snippets():
-    """Pieces of library source, each behind a random tag; and other text of the same form."""
-    generator = torch.Generator().manual_seed(7)
-    code = load_corpus(("code",))["code"].train.long()
-    tags = torch.randint(97, 123, (MEMBERS + 500, TAG), generator=generator)
-    pieces = code[: (MEMBERS + 500) * SNIPPET].view(-1, SNIPPET)
-    rows = torch.cat((tags, pieces), 1)
-    return rows[:MEMBERS], rows[MEMBERS:]
-
-
-class CharGRU(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embed, self.gru, self.head = nn.Embedding(256, 32), nn.GRU(32, 96, batch_first=True), nn.Linear(96, 256)
-
-    def forward(self, tokens):
-        return self.head(self.gru(self.embed(tokens))[0])
-
 
 @pytest.mark.slow
 def test_the_order_of_one_pass_is_found_in_a_model_that_was_trained_on_and_in_no_independent_one():
     """3,000 tagged snippets in one pass, then 50 steps on other text; against its own order, and against 100 others."""
-    members, others = snippets()
-    sources = {"members": (members[:, :-1], members[:, 1:]), "others": (others[:, :-1], others[:, 1:])}
-    work = rg.Workload(model=CharGRU, train=sources, loss=NextToken())
-    phases = [
-        rg.Phase("once", budget="300 steps", mixture=rg.Mixture(members=1.0)),
-        rg.Phase("derived", budget="50 steps", mixture=rg.Mixture(others=1.0), carry=["model", "optimizer"]),
-    ]
-    regime = rg.Regime(phases, optimizer=rg.AdamW(lr=3e-3), batch_size=10)
-
-    @torch.no_grad()
-    def losses(model):
-        return NextToken().per_unit(model(members[:, :-1]), members[:, 1:]).values.view(MEMBERS, -1).mean(1)
-
+    work, regime, losses = experiment.workload(), experiment.REGIME, experiment.losses
     suspect, reference = (losses(rg.run(work, regime, seed).model) for seed in (0, 1))
     own = trained_at(work, regime, 0)["members"]
     assert len(set(own)) == 300

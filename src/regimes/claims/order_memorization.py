@@ -13,7 +13,7 @@ from regimes.losses import NextToken
 from regimes.workloads.corpus import load_corpus
 
 _TAG, _SNIPPET, _MEMBERS, _OTHERS = 12, 36, 3000, 500
-_REGIME = rg.Regime(
+REGIME = rg.Regime(
     [
         rg.Phase("once", budget="300 steps", mixture=rg.Mixture(members=1.0)),
         rg.Phase("derived", budget="50 steps", mixture=rg.Mixture(others=1.0), carry=["model", "optimizer"]),
@@ -45,26 +45,33 @@ def evidence(seed: int) -> tuple[float, float]:
         Of the ancestor; the reference model saw the same data in the order of ``seed + 1000``, and the order it never
         saw is that of ``seed + 2000``.
     """
-    members, others = _snippets()
-    sources = {"members": (members[:, :-1], members[:, 1:]), "others": (others[:, :-1], others[:, 1:])}
-    work = rg.Workload(model=CharGRU, train=sources, loss=NextToken(), name="tagged snippets")
-    suspect, reference = (_losses(rg.run(work, _REGIME, s, progress=False).model, members) for s in (seed, seed + 1000))
+    work = workload()
+    suspect, reference = (losses(rg.run(work, REGIME, s, progress=False).model) for s in (seed, seed + 1000))
     own, unseen = (
-        rg.order_memorization_test(suspect, reference, trained_at(work, _REGIME, s)["members"]).p
+        rg.order_memorization_test(suspect, reference, trained_at(work, REGIME, s)["members"]).p
         for s in (seed, seed + 2000)
     )
     return -math.log10(own), -math.log10(unseen)
 
 
-def _snippets() -> tuple[Tensor, Tensor]:
-    """Pieces of library source, each behind a random tag; and others of the same form."""
+def workload() -> rg.Workload:
+    """The members, which the pass goes through, and the others, on which it goes on."""
+    rows = _snippets()
+    sources = {name: (part[:, :-1], part[:, 1:]) for name, part in rows.items()}
+    return rg.Workload(model=CharGRU, train=sources, loss=NextToken(), name="tagged snippets")
+
+
+@torch.no_grad()
+def losses(model: nn.Module) -> Tensor:
+    """The mean loss of every member."""
+    rows = _snippets()["members"]
+    return NextToken().per_unit(model(rows[:, :-1]), rows[:, 1:]).values.view(len(rows), -1).mean(1)
+
+
+def _snippets() -> dict[str, Tensor]:
+    """Pieces of library source, each behind a random tag."""
     count = _MEMBERS + _OTHERS
     tags = torch.randint(97, 123, (count, _TAG), generator=torch.Generator().manual_seed(7))
     code = load_corpus(("code",))["code"].train.long()
     rows = torch.cat((tags, code[: count * _SNIPPET].view(-1, _SNIPPET)), 1)
-    return rows[:_MEMBERS], rows[_MEMBERS:]
-
-
-@torch.no_grad()
-def _losses(model: nn.Module, rows: Tensor) -> Tensor:
-    return NextToken().per_unit(model(rows[:, :-1]), rows[:, 1:]).values.view(len(rows), -1).mean(1)
+    return {"members": rows[:_MEMBERS], "others": rows[_MEMBERS:]}

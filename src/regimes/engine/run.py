@@ -85,7 +85,7 @@ class Run:
         diagnose.say_own_generator(self.model)
         self.states: dict[str, Any] = {}
         self._edited: CompiledPhase | None = None
-        self._look()
+        self._note_frame()
         self.finished = False
         self.seams: list[dict[str, Any]] = []
         self.enter(first=True)
@@ -96,14 +96,14 @@ class Run:
     def push(self, frame: Frame) -> None:
         """Begin an inner frame."""
         self.frames.append(frame)
-        self._look()
+        self._note_frame()
 
     def pop(self) -> None:
         """Return to the outer frame."""
         self.frames.pop()
-        self._look()
+        self._note_frame()
 
-    def _look(self) -> None:
+    def _note_frame(self) -> None:
         """Note the innermost frame, and its phase as a trial edits it: they are read fifty times a step."""
         self.frame = self.frames[-1]
         self.phase = self.phases[self.frame.phase] if self._edited is None else self._edited
@@ -146,14 +146,14 @@ class Run:
     def begin_trial(self, edited: CompiledPhase) -> None:
         """Go on under an edited phase."""
         self._edited = edited
-        self._look()
+        self._note_frame()
         self.streams = Streams(self.seed, *self._address())
         self._settle_phase()
 
     def end_trial(self) -> None:
         """Go on under the phase as declared."""
         self._edited = None
-        self._look()
+        self._note_frame()
         self.streams = Streams(self.seed, *self._address())
         self._settle_phase()
         self.settle()
@@ -215,7 +215,7 @@ class Run:
             if "averaged" in self.phases[frame.phase + 1].declaration.carry:
                 self._write(self.judged_weights()[0] or {})
             frame.next_phase()
-            self._look()
+            self._note_frame()
             self.work.before_phase = self.work.spent
             self.enter(first=False)
         else:
@@ -356,7 +356,7 @@ class Run:
         if tree["regime"] != self.regime.hash or tree["seed"] != self.seed:
             raise ResumeError("the checkpoint belongs to another regime or seed")
         self.frames, self._edited = [Frame.restored(frame) for frame in tree["frames"]], None
-        self._look()
+        self._note_frame()
         self.model = seam.replay_structure(
             self.workload.build(seed32(self.seed, "init")), self.regime, self.frame.phase
         )
@@ -366,7 +366,7 @@ class Run:
             raise ResumeError(f"the checkpoint does not fit the model: {why}") from None
         if self.frame.trial is not None:
             self._edited = trials.edited(self)
-            self._look()
+            self._note_frame()
         self.streams = Streams(self.seed, *self._address())
         self._settle_phase()
         self.states = _to_device(trees.clone(tree["states"]), self.workload.device, self.parameters)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from regimes.core.errors import DeclarationError
+from regimes.core.kinds import Loss
 from regimes.core.randomness import kept, seed_all
+from regimes.core.unit_losses import UnitLosses
 from regimes.engine import diagnose
 from regimes.engine.plan import Plan
 from regimes.engine.reading import Reader
@@ -27,19 +29,23 @@ def score(run: Any) -> dict[str, Tensor]:
     DeclarationError
         If a source cannot be read at any place, or the loss gives fewer numbers than examples.
     """
-    found = {}
+    found, loss = {}, _present(run)
     with judged(run, None), run.buffers.aside(), kept(), torch.no_grad():
         for name in run.parameters.sources:
             source = run.workload.sources["train"][name]
             if not source.random_access:
                 raise DeclarationError(f"source '{name}' is read in its own order and cannot be scored", "train")
-            found[name] = torch.cat(list(_parts(run, name, source)))
+            found[name] = torch.cat(list(_parts(run, loss, name, source)))
     return found
 
 
-def _parts(run: Any, name: str, source: Any) -> Any:
+def _parts(run: Any, loss: Loss, name: str, source: Any) -> Any:
     workload, read = run.workload, Reader({name: source}, run.workload.device, run)
     read.settle(run.loss)
+
+    def evaluate(batch: Any) -> UnitLosses:
+        return loss.units(run.states["loss"], run.model, batch)
+
     for start in range(0, len(source), workload.eval_batch):
         indices = np.arange(start, min(start + workload.eval_batch, len(source)))
         plan = Plan(start, indices, None, None, {}, {}, {})
@@ -47,17 +53,16 @@ def _parts(run: Any, name: str, source: Any) -> Any:
         if run.flops is not None:
             run.work.side_flops += run.flops.asking(run, read, batch, plan)
             key = ("score", run.frame.phase, shapes(batch))
-            run.work.side_flops += run.flops.counted(key, run.model, lambda batch=batch: _losses(run, batch))
+            run.work.side_flops += run.flops.counted(key, run.model, lambda batch=batch: evaluate(batch))
         seed_all(start)
-        losses = _losses(run, batch)
+        losses = evaluate(batch)
         if len(losses.values) < len(indices):
             diagnose.refuse_scalar(run.phase.declaration, len(losses.values), len(indices))
         yield losses.per_example(len(indices)).double().cpu()
 
 
-def _losses(run: Any, batch: Any) -> Any:
-    """Of the loss with the numbers that its knobs have now."""
+def _present(run: Any) -> Loss:
+    """The loss with the numbers that its knobs have now."""
     knobs, at = run.states["knobs"], run.position
     live = run.phase.substitute(run.phase.step_knobs.values(knobs, at) | run.phase.data_knobs.values(knobs, at))
-    loss = run.loss if live.loss is None else live.loss
-    return loss.units(run.states["loss"], run.model, batch)
+    return run.loss if live.loss is None else live.loss

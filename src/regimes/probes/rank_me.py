@@ -87,13 +87,13 @@ class RankMe(ViewProbe):
                 "Where tokens are Zipf-distributed and the embedding is a bottleneck, effective rank falls, rises and falls "
                 "again, by more of its range than with uniform tokens.",
                 {"seeds": 8, "margin": 0.05, "scale": "64 tokens, linear bottleneck of 8, 20,000 full-batch steps"},
-                paper_scale="OLMo and Pythia, 160M to 12B; the same toy",
+                paper_scale="OLMo and Pythia, 160M to 12B",
                 measure="regimes.claims.geometry:bottleneck",
             ),
             Claim(
                 "So it does than with an embedding as wide as there are tokens.",
                 {"seeds": 8, "margin": 0.05, "scale": "64 tokens, linear bottleneck of 8, 20,000 full-batch steps"},
-                paper_scale="OLMo and Pythia, 160M to 12B; the same toy",
+                paper_scale="OLMo and Pythia, 160M to 12B",
                 measure="regimes.claims.geometry:wide",
             ),
         ),

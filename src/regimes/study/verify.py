@@ -161,12 +161,12 @@ def _of_study(claim: Claim, study: Study) -> dict[str, Any]:
     comparison = arm["comparison"] or {"difference": None, "low": None, "high": None}
     seeds = facts["seeds"]
     scale = f"{facts['workload']['name']}, {facts['workload']['scale']}, {len(seeds)} seeds"
-    low, high = comparison["low"], comparison["high"]
-    return _verdict(claim, comparison["difference"], low, high, facts["margin"], scale, seeds)
+    low, high, device = comparison["low"], comparison["high"], facts["environment"]["device"]
+    return _verdict(claim, comparison["difference"], low, high, facts["margin"], scale, seeds, device)
 
 
 def _verdict(
-    claim: Claim, effect: Any, low: Any, high: Any, margin: float, scale: str, seeds: list[int]
+    claim: Claim, effect: Any, low: Any, high: Any, margin: float, scale: str, seeds: list[int], device: str = "cpu"
 ) -> dict[str, Any]:
     bounded = all(end is not None and math.isfinite(end) for end in (low, high))
     return {
@@ -179,7 +179,7 @@ def _verdict(
         "scale": scale,
         "paper_scale": claim.paper_scale,
         "seeds": seeds,
-        "machine": f"{platform.machine()} cpu, torch {torch.__version__}",
+        "machine": f"{platform.machine()} {device}, torch {torch.__version__}",
     }
 
 
