@@ -79,7 +79,6 @@ class Flops:
 
         Of batches of one shape a loss may read more or less (hybrid post-training): then its units are more or fewer.
         """
-
         # A trial may train another part of the model, or with another loss.
         phase = run.phase.declaration if run.frame.trial else run.frame.phase
         key = (phase, grad, shapes(batch), units)

@@ -115,7 +115,7 @@ class OrderedPrefix(Sampler):
         },
         deviations=(
             "Scores are of the incoming global model; those of the client's last model or of an expert are not built.",
-            "The order of clients by their loss is not built.",
+            "An order of clients is `FedAvg`'s: its `share` and `first`.",
         ),
         claims=(
             Claim(
