@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from regimes.selectors import *  # noqa: F403
     from regimes.sources import *  # noqa: F403
     from regimes.study.compare import compare
+    from regimes.study.foreign.verdict import verdict
     from regimes.study.plan import Plan, plan
     from regimes.study.ranges import between, times
     from regimes.study.study import Study
@@ -57,6 +58,7 @@ _ELSEWHERE = {
     "regimes.engine.workload": ("Workload",),
     "regimes.integrations.lr_scheduler": ("lr_scheduler",),
     "regimes.study.compare": ("compare",),
+    "regimes.study.foreign.verdict": ("verdict",),
     "regimes.study.plan": ("Plan", "plan"),
     "regimes.study.ranges": ("between", "times"),
     "regimes.study.study": ("Study",),

@@ -15,6 +15,7 @@ from regimes.core.errors import DeclarationError
 from regimes.engine import checkpoint
 from regimes.engine.identity import identity, key
 from regimes.study.design import design_of
+from regimes.study.own import Own
 from regimes.study.tasks import Task, execute
 
 BASE = rg.Regime(optimizer=rg.SGD(lr=0.1), batch_size=8, budget="10 steps")
@@ -310,7 +311,7 @@ def sized(batch, budget):
 
 
 def designed(**arms):
-    return design_of(make(), arms, None, "val/loss", None, 0.01, 6, {}, 0, None, 0.95)
+    return design_of(Own(make(), {}), arms, None, "val/loss", None, 0.01, 6, {}, 0, None, 0.95)
 
 
 def test_whole_batches_that_differ_are_refused():

@@ -10,10 +10,12 @@ import pytest
 import regimes as rg
 from regimes.core.errors import RegimesError
 from regimes.study import statistics
+from regimes.study.arms import Arm
 from regimes.study.choice import choose
+from regimes.study.facts import facts_of
 from regimes.study.judge import judge, repeats
+from regimes.study.own import Own
 from regimes.study.ranges import points, times
-from regimes.study.study import Arm, facts_of
 from regimes.study.table import text
 from regimes.study.tasks import Outcome, Task
 
@@ -27,6 +29,7 @@ def design(seeds=8, ranges=None, trials=0, margin=0.1):
     return SimpleNamespace(
         metric="val/loss", tuning_metric="val/loss", better="lower", level=0.95, baseline="base", margin=margin,
         seeds=range(seeds), ranges=ranges, points=points(ranges, trials, 0), equal="steps", budget="12 steps",
+        paired=True,
     )  # fmt: skip
 
 
@@ -45,8 +48,8 @@ def judged(asked=None, **values):
     arms = [found if isinstance(found, Arm) else arm(name, found) for name, found in values.items()]
     asked = asked or design(len(arms[0].outcomes))
     judge(asked, arms)
-    work = rg.workloads.load("quadratic")
-    return facts_of(asked, "study", work, arms, None, None, [])
+    work = Own(rg.workloads.load("quadratic"), {})
+    return facts_of(asked, "study", work, arms, None, [])
 
 
 def comparison(facts, name="a"):

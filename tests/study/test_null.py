@@ -9,10 +9,13 @@ from scipy import stats
 
 import regimes as rg
 from regimes.core.randomness import seed32
-from regimes.study.compare import _Queue, design_of
+from regimes.study.arms import Arm
+from regimes.study.compare import _Queue
+from regimes.study.design import design_of
+from regimes.study.judge import judge
+from regimes.study.own import Own
 from regimes.study.ranges import times
 from regimes.study.statistics import verdict
-from regimes.study.study import Arm, judge
 from regimes.study.tasks import Outcome, Task
 
 REPETITIONS = 400
@@ -31,7 +34,14 @@ def final_loss(work, regime, seed):
 def judged(values, margin):
     """Verdicts of one study, from values by arm."""
     design = SimpleNamespace(
-        metric="val/loss", better="lower", level=0.95, baseline="base", seeds=range(SEEDS), margin=margin, points=[]
+        metric="val/loss",
+        better="lower",
+        level=0.95,
+        baseline="base",
+        seeds=range(SEEDS),
+        margin=margin,
+        points=[],
+        paired=True,
     )
     arms = []
     for name, finals in values.items():
@@ -102,11 +112,11 @@ def tuned_study(work, declared, seed_of):
     `seed_of(task)` is the seed that a task really runs with: `compare` would use the task's own.
     """
     arms = {name: sgd(lr) for name, lr in declared.items()}
-    ranges = {"optimizer.lr": times(1 / 8, 8)}
-    design = design_of(work, arms, "base", "val/loss", None, 1e-12, SEEDS, ranges, 4, None, 0.95)
-    queue, done = _Queue(design, arms), []
+    ranges, subject = {"optimizer.lr": times(1 / 8, 8)}, Own(work, {})
+    design = design_of(subject, arms, "base", "val/loss", None, 1e-12, SEEDS, ranges, 4, None, 0.95)
+    queue, done = _Queue(design, subject, arms), []
     while (task := queue.next(done)) is not None:
-        loss = final_loss(work, task.regime, seed_of(task))
+        loss = final_loss(work, task.declared, seed_of(task))
         done.append(Outcome(task, {"val/loss": loss}, [], [], {}, 12, 96, 1.0, "", False))
     judged_arms = queue.arms(done)
     judge(design, judged_arms)

@@ -70,10 +70,12 @@ def design_of(workload: Workload, arms: Mapping[str, Regime], settings: Mapping[
         For everything that the comparison would refuse.
     """
     from regimes.study import design
+    from regimes.study.compare import subject_of
 
     given = {"better": None, "baseline": None, "equal": None, "trials": 0, "tune": {}, "validate": None, **settings}
-    names = ("baseline", "metric", "better", "margin", "seeds", "tune", "trials", "equal", "level", "validate")
-    return design.design_of(workload, dict(arms), *(given[name] for name in names))
+    names = ("baseline", "metric", "better", "margin", "seeds", "tune", "trials", "equal", "level")
+    subject = subject_of(workload, {"validate": given["validate"]})
+    return design.design_of(subject, dict(arms), *(given[name] for name in names))
 
 
 def _phases(regime: Regime) -> str:

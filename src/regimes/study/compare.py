@@ -9,16 +9,18 @@ from typing import Any
 
 from regimes.core.errors import DeclarationError, RegimesError, show
 from regimes.core.regime import Regime
-from regimes.engine.identity import kept
 from regimes.engine.workload import Workload
 from regimes.study import earlier
+from regimes.study.arms import Arm
 from regimes.study.choice import choose
-from regimes.study.design import TUNING_SEED, Design, design_of
+from regimes.study.design import Design, design_of
 from regimes.study.live import Live
+from regimes.study.own import Own
 from regimes.study.pool import Pool
-from regimes.study.ranges import Range, tuned
-from regimes.study.study import Arm, Study
-from regimes.study.tasks import Outcome, Task
+from regimes.study.ranges import Range
+from regimes.study.study import Study
+from regimes.study.subject import Subject
+from regimes.study.tasks import TUNING_SEED, Outcome, Task
 
 
 def compare(
@@ -107,22 +109,40 @@ def compare(
     folder = _folder(out, name)
     if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
         raise DeclarationError(f"got {show(workers)}; allowed: how many runs side by side, 1 or more", "workers")
-    if not isinstance(workload, Workload):
-        raise DeclarationError(f"got {show(workload)}; allowed: a Workload", "workload")
-    with kept(workload):
-        design = design_of(
-            workload, arms, baseline, metric, better, margin, seeds, tune or {}, trials, equal, level, validate
-        )
-        queue, options = _Queue(design, arms), {"validate": validate, "workload_spec": workload_spec}
-        pool = Pool(workload, folder / "runs", workers, options, make, list(arms.values()))
+    options = {"validate": validate, "workload_spec": workload_spec}
+    subject = subject_of(workload, options)
+    with subject.kept():
+        design = design_of(subject, arms, baseline, metric, better, margin, seeds, tune or {}, trials, equal, level)
+        queue = _Queue(design, subject, arms)
+        made = None if make is None else (_made, (make, options))
+        pool = Pool(subject, folder / "runs", workers, made, list(arms.values()))
         outcomes = _outcomes(pool, queue, Live(design, name, progress))
         collected = queue.arms(outcomes)
-        record = design.record(workload, arms)
+        record = design.record(subject, arms)
         said = [*design.notes, pool.note, earlier.make_room(folder, record), *_failures(collected, command)]
-        study = Study.of(design, name, workload, collected, command, folder, [note for note in said if note])
+        study = Study.of(design, name, subject, collected, command, folder, [note for note in said if note])
     study.save()
     earlier.remember(folder, record)
     return study
+
+
+def subject_of(workload: Any, options: dict[str, Any]) -> Subject:
+    """Return what trains the arms: a workload of ours with the engine's options, or what trains them itself.
+
+    Raises
+    ------
+    DeclarationError
+        If it is neither.
+    """
+    if isinstance(workload, Workload):
+        return Own(workload, options)
+    raise DeclarationError(f"got {show(workload)}; allowed: a Workload", "workload")
+
+
+def _made(make: tuple[Any, ...], options: dict[str, Any]) -> Subject:
+    """Build the subject in a worker process."""
+    function, arguments = make
+    return subject_of(function(*arguments), options)
 
 
 def _folder(out: str | Path | None, name: str) -> Path:
@@ -161,9 +181,9 @@ def _failures(arms: Sequence[Arm], command: str | None) -> list[str]:
 class _Queue:
     """Decides what runs next: each arm's trials first, then seeds, all arms of a seed before the next."""
 
-    def __init__(self, design: Design, arms: Mapping[str, Regime]) -> None:
-        self.design, self.declared = design, arms
-        self.chosen: dict[str, Regime] = {} if design.points else dict(arms)
+    def __init__(self, design: Design, subject: Subject, arms: Mapping[str, Any]) -> None:
+        self.design, self.subject, self.declared = design, subject, arms
+        self.chosen: dict[str, Any] = {} if design.points else dict(arms)
         self._trials = [(arm, number) for arm in arms for number in range(len(design.points))]
         self._seeds = [(arm, seed) for seed in design.seeds for arm in arms]
         self.total = len(self._trials) + len(self._seeds)
@@ -172,8 +192,8 @@ class _Queue:
         """Return the next task that can start now."""
         if self._trials:
             arm, number = self._trials.pop(0)
-            regime = tuned(self.declared[arm], self.design.ranges, self.design.points[number])
-            return Task(arm, regime, TUNING_SEED, number)
+            declared = self._at(arm, self.design.points[number])
+            return Task(arm, declared, TUNING_SEED, number)
         for place, (arm, seed) in enumerate(self._seeds):
             if arm not in self.chosen:
                 self._choose(arm, done)
@@ -191,9 +211,11 @@ class _Queue:
             shares = choose(mine, self.design).shares
         except RegimesError:
             shares = None
-        self.chosen[arm] = (
-            self.declared[arm] if shares is None else tuned(self.declared[arm], self.design.ranges, shares)
-        )
+        self.chosen[arm] = self.declared[arm] if shares is None else self._at(arm, shares)
+
+    def _at(self, arm: str, shares: Mapping[str, float]) -> Any:
+        """The arm with every tuned knob at its share of its range."""
+        return self.subject.tuned(self.declared[arm], self.design.ranges, shares)
 
     def arms(self, done: Sequence[Outcome]) -> list[Arm]:
         """Collect what each arm gave."""

@@ -9,16 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from regimes.core.errors import DeclarationError, nearest, show
-from regimes.core.regime import Regime
-from regimes.engine import api
-from regimes.engine.run import Run
-from regimes.engine.workload import Workload
 from regimes.study import statistics
-from regimes.study.budgets import equal_budgets
-from regimes.study.ranges import Range, points, tuned
-
-#: Seeds of tuning trials: a comparison counts its own seeds from 0 and never comes here.
-TUNING_SEED = 1_000_000
+from regimes.study.ranges import Range, points
+from regimes.study.subject import Subject
+from regimes.study.tasks import TUNING_SEED
 
 
 @dataclass(frozen=True)
@@ -27,8 +21,12 @@ class Design:
 
     Parameters
     ----------
-    baseline, metric, better, margin, seeds, equal, level
+    baseline, metric, better, margin, seeds, level
         As `regimes.compare` has them, defaults filled in.
+    equal : str or None
+        At what the budgets are equal; None where nobody knows.
+    tuning_metric : str
+        What tuning reads.
     ranges : dict of str to Range
         What is tuned.
     points : list of dict
@@ -39,33 +37,32 @@ class Design:
         In words.
     notes : tuple of str
         What is allowed, but should be known.
+    paired : bool
+        Whether runs of one seed belong together.
     """
 
     baseline: str
     metric: str
     better: str
     margin: float
-    seeds: tuple[int, ...]
+    seeds: tuple[Any, ...]
     ranges: dict[str, Range]
     points: list[dict[str, float]]
-    equal: str
+    equal: str | None
     level: float
     names: tuple[str, ...]
     budget: str
+    tuning_metric: str
     notes: tuple[str, ...] = field(default=())
+    paired: bool = True
 
-    @property
-    def tuning_metric(self) -> str:
-        """What tuning reads: always val, never test."""
-        return "val/" + self.metric.split("/", 1)[1]
-
-    def record(self, workload: Workload, arms: Mapping[str, Regime]) -> dict[str, Any]:
+    def record(self, subject: Subject, arms: Mapping[str, Any]) -> dict[str, Any]:
         """Return the question as plain data: studies with equal ones are the same study."""
         own = ("baseline", "metric", "better", "margin", "equal", "level", "budget")
         return {name: getattr(self, name) for name in own} | {
-            "workload": workload.name,
-            "data": workload.fingerprint(),
-            "arms": {name: repr(regime) for name, regime in arms.items()},
+            "workload": subject.name,
+            "data": subject.fingerprint(),
+            "arms": {name: repr(declared) for name, declared in arms.items()},
             "tune": {pattern: repr(range_) for pattern, range_ in self.ranges.items()},
             "trials": len(self.points),
             "seeds": list(self.seeds),
@@ -73,8 +70,8 @@ class Design:
 
 
 def design_of(
-    workload: Workload,
-    arms: Mapping[str, Regime],
+    subject: Subject,
+    arms: Mapping[str, Any],
     baseline: str | None,
     metric: str,
     better: str | None,
@@ -84,7 +81,6 @@ def design_of(
     trials: int,
     equal: str | None,
     level: float,
-    validate: Any = None,
 ) -> Design:
     """Check what a comparison asks, and return it; the parameters are those of `regimes.compare`.
 
@@ -93,43 +89,64 @@ def design_of(
     DeclarationError
         Naming the key, before anything is spent.
     """
-    if not isinstance(workload, Workload):
-        raise DeclarationError(f"got {show(workload)}; allowed: a Workload", "workload")
     if not isinstance(arms, Mapping) or not all(isinstance(name, str) for name in arms):
         raise DeclarationError(f"got {show(arms)}; allowed: a dict of names to regimes", "arms")
-    if len(arms) < 2:
-        raise DeclarationError(f"got {len(arms)}; allowed: at least two arms to compare", "arms")
-    first = baseline if baseline is not None else next(iter(arms))
-    if first not in arms:
-        raise DeclarationError(f"there is no arm '{first}'; {nearest(str(first), arms)}", "baseline")
-    if not _number(margin) or not 0 < margin < math.inf:
-        raise DeclarationError(f"got {show(margin)}; allowed: the smallest difference that matters, > 0", "margin")
-    if not _number(level) or not 0 < level < 1:
-        raise DeclarationError(f"got {show(level)}; allowed: a confidence between 0 and 1, such as 0.95", "level")
+    first = check_question(list(arms), baseline, margin, level)
     listed = _seeds(seeds)
     try:
         statistics.refuse_too_few(len(listed), len(arms) - 1, level)
     except ValueError as why:
         raise DeclarationError(str(why), "seeds") from None
-    full = _metric(workload, metric)
-    if better is None and full.endswith("loss"):
-        better = "lower"
-    if better not in ("lower", "higher"):
-        raise DeclarationError(f"got {show(better)}; allowed: 'lower' or 'higher'", "better")
+    full = subject.metric(metric)
     ranges = _ranges(tune, trials)
     drawn = points(ranges, trials, seed=0)
-    if validate is not None:
-        api.cadence("validate", validate)
-    for arm, regime in arms.items():
-        _check_arm(workload, arm, regime, ranges, drawn, validate)
-    unit, text, notes = equal_budgets(workload, arms, first, equal)
+    direction = check_better(full, better)
+    subject.check(arms, ranges, drawn)
+    unit, text, notes = subject.budgets(arms, first, equal)
     return Design(
-        baseline=first, metric=full, better=better, margin=float(margin), seeds=listed, ranges=ranges, points=drawn,
-        equal=unit, level=float(level), names=tuple(arms), budget=text, notes=(*notes, *_twins(arms)),
+        baseline=first, metric=full, better=direction, margin=float(margin), seeds=listed, ranges=ranges, points=drawn,
+        equal=unit, level=float(level), names=tuple(arms), budget=text, tuning_metric=subject.tuning_metric(full),
+        notes=(*notes, *_twins(arms)),
     )  # fmt: skip
 
 
-def _number(value: Any) -> bool:
+def check_question(arms: list[str], baseline: str | None, margin: Any, level: Any) -> str:
+    """Refuse a question that no runs could answer; return the baseline.
+
+    Raises
+    ------
+    DeclarationError
+        Fewer than two arms, a baseline that is none of them, a margin or a level that is none.
+    """
+    if len(arms) < 2:
+        raise DeclarationError(f"got {len(arms)}; allowed: at least two arms to compare", "arms")
+    first = baseline if baseline is not None else arms[0]
+    if first not in arms:
+        raise DeclarationError(f"there is no arm '{first}'; {nearest(str(first), arms)}", "baseline")
+    if not is_number(margin) or not 0 < margin < math.inf:
+        raise DeclarationError(f"got {show(margin)}; allowed: the smallest difference that matters, > 0", "margin")
+    if not is_number(level) or not 0 < level < 1:
+        raise DeclarationError(f"got {show(level)}; allowed: a confidence between 0 and 1, such as 0.95", "level")
+    return first
+
+
+def check_better(metric: str, better: str | None) -> str:
+    """Return in which direction a metric is better: said, or known of a loss.
+
+    Raises
+    ------
+    DeclarationError
+        Another word, or none for a metric that is no loss.
+    """
+    if better is None and metric.endswith("loss"):
+        return "lower"
+    if better not in ("lower", "higher"):
+        raise DeclarationError(f"got {show(better)}; allowed: 'lower' or 'higher'", "better")
+    return better
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a real number, and no truth value."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
@@ -163,47 +180,7 @@ def _ranges(tune: Any, trials: Any) -> dict[str, Range]:
     return dict(tune)
 
 
-def _metric(workload: Workload, metric: Any) -> str:
-    """The metric with its split in front: ``val/loss``, ``test/acc``, ``val/code/loss`` of one of several sources."""
-    if not isinstance(metric, str):
-        raise DeclarationError(f"got {show(metric)}; allowed: the name of one metric, such as 'val/loss'", "metric")
-    split, _, rest = metric.partition("/")
-    if not rest or split not in ("train", "val", "test"):
-        split, rest = workload.judged_split(), metric
-    if split == "train" or split not in workload.sources:
-        raise DeclarationError(f"got '{metric}', but the workload has no {split} data to judge on", "metric")
-    sources, names = workload.sources[split], ["loss", *workload.metrics]
-    source, _, inner = rest.partition("/")
-    if inner and len(sources) > 1 and source in sources:
-        rest = inner
-    name, _, part = rest.partition("/")
-    # An object may give several values by name; which ones is known only when it is asked.
-    if name in names and (not part or hasattr(workload.metrics.get(name), "update")):
-        return metric if metric.startswith(f"{split}/") else f"{split}/{metric}"
-    options = [*names, *(f"{source}/{name}" for source in sources if len(sources) > 1 for name in names)]
-    raise DeclarationError(f"there is no metric '{metric}'; {nearest(rest, options)}", "metric")
-
-
-def _check_arm(
-    workload: Workload,
-    arm: str,
-    regime: Any,
-    ranges: Mapping[str, Range],
-    drawn: list[dict[str, float]],
-    validate: Any,
-) -> None:
-    if not isinstance(regime, Regime):
-        raise DeclarationError(f"got {show(regime)}; allowed: a Regime", f"arms.{arm}")
-    try:
-        run = Run(workload, regime, TUNING_SEED, count_flops=False)
-        api.check_cadences(run, validate=validate)
-        for shares in drawn:
-            tuned(regime, ranges, shares)
-    except DeclarationError as why:
-        raise why.within(f"arms.{arm}") from None
-
-
-def _twins(arms: Mapping[str, Regime]) -> list[str]:
+def _twins(arms: Mapping[str, Any]) -> list[str]:
     names = list(arms)
     return [
         f"arms '{first}' and '{second}' are declared the same: one run serves both"

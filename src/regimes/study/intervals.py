@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from regimes.study.verdicts import Ranked
+from regimes.study.verdicts import Ranked, sign
 
 #: Degrees of freedom with which an estimated tuning sd enters an interval: four to six trials leave one to three
 #: beside a parabola or a V. With 2, two arms that only tuning luck tells apart were called better or worse at level
@@ -101,19 +101,89 @@ def simultaneous_paired_intervals(
     >>> round(alone.low, 4), round(alone.high, 4)
     (0.0552, 0.1048)
     """
-    check_level(level)
     family = len(differences)
-    return {arm: _interval(arm, d, level, family, arm in repeated) for arm, d in differences.items()}
+    return {
+        arm: paired_interval(d, level, family, arm in repeated, name=f"differences.{arm}")
+        for arm, d in differences.items()
+    }
 
 
-def _interval(arm: str, values: ArrayLike, level: float, comparisons: int, repeated: bool) -> Interval:
-    d = finite_or_none(values, f"differences.{arm}")
+def paired_interval(
+    differences: ArrayLike,
+    level: float = 0.95,
+    comparisons: int = 1,
+    repeated: bool = False,
+    name: str = "differences",
+) -> Interval:
+    """Return the paired t interval of one arm among `comparisons`; see `simultaneous_paired_intervals`.
+
+    Examples
+    --------
+    >>> found = paired_interval([0.08, 0.07, 0.09], comparisons=2)
+    >>> round(found.low, 4), round(found.high, 4)
+    (0.0442, 0.1158)
+    """
+    check_level(level)
+    d = finite_or_none(differences, name)
     if d is None:
-        return Interval(math.nan, -math.inf, math.inf, math.nan, np.size(values), level, comparisons)
+        return Interval(math.nan, -math.inf, math.inf, math.nan, np.size(differences), level, comparisons)
     mean, n = float(d.mean()), len(d)
     sd = math.nan if repeated or _agree(d) else float(d.std(ddof=1))
     half = float(half_widths(sd, np.array([n]), level, comparisons)[0])
     return Interval(mean, mean - half, mean + half, sd, n, level, comparisons)
+
+
+def unpaired_interval(arm: ArrayLike, baseline: ArrayLike, better: str, level: float, comparisons: int = 1) -> Interval:
+    """Return Welch's interval of the improvement of an arm over a baseline with which it shares no seeds.
+
+    ``mean +- t(df, 1 - (1 - level) / (2 k)) sqrt(V)`` with ``V = s_a^2 / n_a + s_b^2 / n_b`` and Welch-Satterthwaite's
+    ``df = V^2 / ((s_a^2 / n_a)^2 / (n_a - 1) + (s_b^2 / n_b)^2 / (n_b - 1))``. The `sd` of the result is that of a
+    paired difference that would be as uncertain, ``sqrt(V n)`` with n the smaller of the two numbers of runs.
+
+    Parameters
+    ----------
+    arm, baseline : array of shape (n_a,), (n_b,)
+        The metric. Where a run diverged nothing bounds the difference, and the interval is the whole line: without
+        pairs a rank says nothing about its size.
+    better : "lower" or "higher"
+    level : float
+        Simultaneous confidence.
+    comparisons : int
+        k, the size of the family.
+
+    Raises
+    ------
+    ValueError
+        No runs, a level outside (0, 1), another word for `better`.
+
+    References
+    ----------
+    Welch, "The generalization of Student's problem", 1947.
+
+    Examples
+    --------
+    >>> found = unpaired_interval([2.0, 2.1, 1.9], [2.5, 2.4, 2.6, 2.5], "lower", 0.95)
+    >>> round(found.mean, 4), round(found.low, 4), round(found.high, 4)
+    (0.5, 0.3008, 0.6992)
+    """
+    from scipy import special
+
+    check_level(level)
+    sides = [np.asarray(values, dtype=float) for values in (arm, baseline)]
+    if not all(side.ndim == 1 and len(side) for side in sides):
+        raise ValueError("arm: got no runs; allowed: one value per run, at least one")
+    n = min(len(side) for side in sides)
+    direction = -sign(better)
+    if not all(np.isfinite(side).all() for side in sides):
+        return Interval(math.nan, -math.inf, math.inf, math.nan, n, level, comparisons)
+    mean = direction * float(sides[0].mean() - sides[1].mean())
+    parts = np.array([side.var(ddof=1) / len(side) if n > 1 else 0.0 for side in sides])
+    total, freedom = float(parts.sum()), np.array([len(side) - 1 for side in sides])
+    if not total:  # single runs, or runs of one computation, which are one observation
+        return Interval(mean, -math.inf, math.inf, math.nan, n, level, comparisons)
+    df = float(total**2 / (parts**2 / freedom).sum())
+    half = -float(special.stdtrit(df, (1 - level) / (2 * comparisons))) * math.sqrt(total)
+    return Interval(mean, mean - half, mean + half, math.sqrt(total * n), n, level, comparisons)
 
 
 def _agree(d: NDArray[np.float64]) -> bool:

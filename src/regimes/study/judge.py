@@ -3,75 +3,127 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regimes.core.errors import RegimesError
 from regimes.study import statistics
+from regimes.study.arms import Arm
 from regimes.study.choice import choose
 
-if TYPE_CHECKING:
-    from regimes.study.study import Arm
-
-Values = Mapping[str, NDArray[np.float64]]
+Values = NDArray[np.float64]
 
 
 def judge(design: Any, arms: list[Arm]) -> None:
-    """Give every arm but the baseline its comparison; none where a run of the two failed, which is never a value."""
-    full = {arm.name: arm for arm in arms if len(arm.outcomes) == len(design.seeds) and not arm.failed}
+    """Give every arm but the baseline its comparison; none where a run of the two failed, which is never a value.
+
+    Runs are paired by seed, over the seeds that both arms have; where the design is not paired, all runs of both
+    count.
+    """
+    full = {arm.name: arm for arm in arms if arm.outcomes and not arm.failed}
     if design.baseline not in full:
         return
-    values = {name: arm.values(design.metric) for name, arm in full.items()}
-    luck = {name: _tuning_luck(design, arm) for name, arm in full.items()}
-    alike = {name for name, arm in full.items() if repeats(arm, design.metric)}
     base = full[design.baseline]
-    for name in (name for name in full if name != design.baseline):
-        found = _compared(design, name, values, luck, alike)
-        interval = found.interval
-        verdict = statistics.verdict(interval.low, interval.high, design.margin)
-        undecided = verdict == "undecided" and not found.ranked.diverged  # against divergence seeds are no remedy
-        more = statistics.seeds_to_decide(interval, design.margin) if undecided else None
-        full[name].comparison = {
-            "difference": number(interval.mean),
-            "low": number(interval.low),
-            "high": number(interval.high),
-            "seeds_alone": [number(found.seeds_alone.low), number(found.seeds_alone.high)],
-            "verdict": verdict,
-            "p_sign_flip": statistics.sign_flip_p(found.gains),
-            "more_seeds": more,
-            "more_seconds": None if more is None else more * (full[name].seconds + base.seconds),
-            "correlation": _correlation(values[name], values[design.baseline]),
-            "leave_one_out": _leave_one_out(design, name, values, luck, alike),
-            "one_seed_wins": statistics.one_seed_wins(found.gains),
-            "one_observation": math.isnan(interval.sd),
-        }
+    for arm in (arm for arm in full.values() if arm is not base):
+        seeds = [seed for seed in arm.seeds if seed in set(base.seeds)]
+        if design.paired and not seeds:
+            continue
+        luck = _tuning_luck(design, arm), _tuning_luck(design, base)
+        repeated = repeats(arm, design.metric) or repeats(base, design.metric)
+        pair = _Pair(design, len(full) - 1, luck, repeated)
+        arm.comparison = pair.paired(arm, base, seeds) if design.paired else pair.unpaired(arm, base)
 
 
 @dataclass(frozen=True)
-class _Pair:
+class _Judged:
     """An arm against the baseline: the interval that decides, and the one of its seeds alone."""
 
-    ranked: statistics.Ranked
-    gains: NDArray[np.float64]
+    gains: Values
+    diverged: int
     seeds_alone: statistics.Interval
     interval: statistics.Interval
 
 
-def _compared(design: Any, arm: str, values: Values, luck: Mapping[str, float], alike: Collection[str]) -> _Pair:
-    base, others = design.baseline, [name for name in values if name != design.baseline]
-    ranked = {n: statistics.rank_diverged(values[n], values[base], design.better, design.margin) for n in others}
-    gains = {n: statistics.improvement(r.arm, r.baseline, design.better) for n, r in ranked.items()}
-    repeated = others if base in alike else alike
-    plain = statistics.simultaneous_paired_intervals(gains, design.level, repeated)[arm]
-    wide, pair = statistics.widen(plain, luck[arm], luck[base]), ranked[arm]
-    if pair.diverged:
-        p_value = statistics.sign_flip_p(gains[arm])
-        plain, wide = (statistics.open_to_diverged(interval, pair, p_value) for interval in (plain, wide))
-    return _Pair(pair, gains[arm], plain, wide)
+@dataclass(frozen=True)
+class _Pair:
+    """How an arm is compared with the baseline.
+
+    Parameters
+    ----------
+    design : Design
+    comparisons : int
+        Size of the family over which the intervals are simultaneous.
+    luck : tuple of float
+        What tuning adds to the arm's metric and to the baseline's.
+    repeated : bool
+        Whether the seed changed nothing in one of the two.
+    """
+
+    design: Any
+    comparisons: int
+    luck: tuple[float, float]
+    repeated: bool
+
+    def paired(self, arm: Arm, base: Arm, seeds: list[Any]) -> dict[str, Any]:
+        """The comparison over seeds that both have."""
+        values, others = (one.values(self.design.metric, seeds) for one in (arm, base))
+        found = self._judged(values, others)
+        return self._facts(found.interval, found.seeds_alone, found.diverged, arm, base) | {
+            "pairs": len(seeds),
+            "p_sign_flip": statistics.sign_flip_p(found.gains),
+            "correlation": _correlation(values, others),
+            "leave_one_out": self._leave_one_out(values, others),
+            "one_seed_wins": statistics.one_seed_wins(found.gains),
+        }
+
+    def unpaired(self, arm: Arm, base: Arm) -> dict[str, Any]:
+        """The comparison of runs that share no seeds: they were made elsewhere, and nothing here tuned them."""
+        metric, better = self.design.metric, self.design.better
+        values, others = arm.values(metric), base.values(metric)
+        plain = statistics.unpaired_interval(values, others, better, self.design.level, self.comparisons)
+        diverged = int((~np.isfinite(values)).sum() + (~np.isfinite(others)).sum())
+        without: dict[str, Any] = {"p_sign_flip": None, "correlation": None, "leave_one_out": [], "one_seed_wins": None}
+        return self._facts(plain, plain, diverged, arm, base) | without | {"pairs": 0}
+
+    def _facts(
+        self, interval: statistics.Interval, alone: statistics.Interval, diverged: int, arm: Arm, base: Arm
+    ) -> dict[str, Any]:
+        verdict = statistics.verdict(interval.low, interval.high, self.design.margin)
+        undecided = verdict == "undecided" and not diverged  # against divergence seeds are no remedy
+        more = statistics.seeds_to_decide(interval, self.design.margin) if undecided else None
+        seconds = None if arm.seconds is None or base.seconds is None else arm.seconds + base.seconds
+        return {
+            "difference": number(interval.mean),
+            "low": number(interval.low),
+            "high": number(interval.high),
+            "seeds_alone": [number(alone.low), number(alone.high)],
+            "verdict": verdict,
+            "more_seeds": more,
+            "more_seconds": None if more is None or seconds is None else more * seconds,
+            "n": interval.n,
+            "one_observation": math.isnan(interval.sd),
+        }
+
+    def _judged(self, values: Values, others: Values) -> _Judged:
+        design = self.design
+        ranked = statistics.rank_diverged(values, others, design.better, design.margin)
+        gains = statistics.improvement(ranked.arm, ranked.baseline, design.better)
+        plain = statistics.paired_interval(gains, design.level, self.comparisons, self.repeated)
+        wide = statistics.widen(plain, *self.luck)
+        if ranked.diverged:
+            p_value = statistics.sign_flip_p(gains)
+            plain, wide = (statistics.open_to_diverged(interval, ranked, p_value) for interval in (plain, wide))
+        return _Judged(gains, ranked.diverged, plain, wide)
+
+    def _leave_one_out(self, values: Values, others: Values) -> list[str]:
+        found = []
+        for place in range(len(values) if len(values) > 1 else 0):
+            interval = self._judged(np.delete(values, place), np.delete(others, place)).interval
+            found.append(statistics.verdict(interval.low, interval.high, self.design.margin))
+        return found
 
 
 def repeats(arm: Arm, metric: str) -> bool:
@@ -88,7 +140,7 @@ def number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _correlation(values: NDArray[np.float64], base: NDArray[np.float64]) -> float | None:
+def _correlation(values: Values, base: Values) -> float | None:
     both = np.isfinite(values) & np.isfinite(base)
     values, base = values[both], base[both]
     if len(values) < 3 or values.std() == 0 or base.std() == 0:
@@ -104,14 +156,3 @@ def _tuning_luck(design: Any, arm: Arm) -> float:
         return choose(arm.trials, design, list(arm.values(design.metric))).sd
     except RegimesError:
         return math.inf
-
-
-def _leave_one_out(
-    design: Any, arm: str, values: Values, luck: Mapping[str, float], alike: Collection[str]
-) -> list[str]:
-    found = []
-    for left_out in range(len(values[arm])):
-        rest = {name: np.delete(value, left_out) for name, value in values.items()}
-        interval = _compared(design, arm, rest, luck, alike).interval
-        found.append(statistics.verdict(interval.low, interval.high, design.margin))
-    return found

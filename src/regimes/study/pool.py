@@ -21,9 +21,8 @@ import torch
 
 from regimes.core.errors import RegimesError
 from regimes.engine import api
-from regimes.engine.identity import kept
-from regimes.engine.workload import Workload
-from regimes.study.tasks import Outcome, Task, execute
+from regimes.study.subject import Subject
+from regimes.study.tasks import Outcome, Task
 
 #: Seconds that workers have for the step they are in and its checkpoint, before they are killed.
 PATIENCE = 5.0
@@ -37,33 +36,30 @@ class Pool:
 
     Parameters
     ----------
-    workload : Workload
+    subject : Subject
     store : Path
         Folder of runs by key.
     workers : int
-    options : dict
-        Further arguments of `regimes.run`.
     make : tuple or None
-        (function, arguments) that builds the workload in a worker; default: the workload itself, pickled.
-    regimes : sequence of Regime
+        (function, arguments) that builds the subject in a worker; default: the subject itself, pickled.
+    arms : sequence
         Those whose tasks will come: where they cannot be sent to a worker, one run at a time is left.
     """
 
     def __init__(
         self,
-        workload: Workload,
+        subject: Subject,
         store: Path,
         workers: int,
-        options: dict[str, Any],
         make: Any = None,
-        regimes: Sequence[Any] = (),
+        arms: Sequence[Any] = (),
     ) -> None:
-        self.workload, self.store, self.options, self.note = workload, store, options, ""
+        self.subject, self.store, self.note = subject, store, ""
         self._workers: list[_Worker] = []
         if workers > 1:
             try:
-                packed = pickle.dumps(make or (_same, (workload,)))
-                pickle.dumps(list(regimes))
+                packed = pickle.dumps(make or (_same, (subject,)))
+                pickle.dumps(list(arms))
             except (pickle.PicklingError, AttributeError, TypeError) as why:
                 self.note = f"one run at a time: what is trained cannot be sent to worker processes ({why})"
             else:
@@ -80,7 +76,7 @@ class Pool:
         done: list[Outcome] = []
         if not self._workers:
             while (task := queue(done)) is not None:
-                done.append(execute(self.workload, task, self.store, self.options))
+                done.append(self.subject.train(task, self.store))
                 yield done[-1]
             return
         waiting: list[Task] = []
@@ -88,7 +84,7 @@ class Pool:
             while True:
                 for worker in self._workers:
                     if worker.task is None and (task := self._next(queue, done, waiting)) is not None:
-                        worker.give(task, self.store, self.options)
+                        worker.give(task, self.store)
                 busy = {worker.inbox: worker for worker in self._workers if worker.task is not None}
                 if not busy:
                     return
@@ -150,9 +146,9 @@ class _Worker:
         self.process.start()
         theirs.close()
 
-    def give(self, task: Task, store: Path, options: dict[str, Any]) -> None:
+    def give(self, task: Task, store: Path) -> None:
         """Let the process train a task."""
-        self.task, self._given, self._tries = task, (task, store, options), 0
+        self.task, self._given, self._tries = task, (task, store), 0
         self._send()
 
     def _send(self) -> None:
@@ -210,8 +206,8 @@ class _Worker:
             self.process.terminate()
 
 
-def _same(workload: Workload) -> Workload:
-    return workload
+def _same(subject: Subject) -> Subject:
+    return subject
 
 
 def _serve(inbox: Any, packed: bytes, place: int, workers: int) -> None:
@@ -228,16 +224,15 @@ def _serve(inbox: Any, packed: bytes, place: int, workers: int) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the study's process built the same workload, and has shown them
             make, arguments = pickle.loads(packed)
-            workload = make(*arguments)
+            subject: Subject = make(*arguments)
     except Exception as why:
         inbox.send(f"{type(why).__name__}: {why}")
         return
-    if torch.cuda.is_available() and torch.cuda.device_count() > 1:
-        workload.device = torch.device("cuda", place % torch.cuda.device_count())
-    with kept(workload), contextlib.suppress(EOFError, OSError, api.Interrupted):
+    subject.placed(place)
+    with subject.kept(), contextlib.suppress(EOFError, OSError, api.Interrupted):
         inbox.send(None)
         while True:
-            inbox.send(execute(workload, *inbox.recv()))
+            inbox.send(subject.train(*inbox.recv()))
 
 
 def _be_main() -> None:

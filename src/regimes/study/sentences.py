@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from regimes.study.sign_flip import least_seeds
+
 
 def sentence(facts: dict[str, Any]) -> str:
     """Return the verdicts as one sentence."""
@@ -12,9 +14,8 @@ def sentence(facts: dict[str, Any]) -> str:
     for verdict in ("better", "worse"):
         those = {name: c for name, c in found.items() if c["verdict"] == verdict}
         if those:
-            words.append(
-                f"{_by_how_much(those, verdict, facts['baseline'])} in {facts['metric']} at equal {facts['equal']}"
-            )
+            at = f" at equal {facts['equal']}" if facts["equal"] else ""
+            words.append(f"{_by_how_much(those, verdict, facts['baseline'])} in {facts['metric']}{at}")
     for verdict, word in (("same", "the same"), ("undecided", "undecided")):
         names = [name for name, c in found.items() if c["verdict"] == verdict]
         if names:
@@ -27,8 +28,14 @@ def sentence(facts: dict[str, Any]) -> str:
         words.append(f"runs failed ({_and(broken)}), which says nothing about a regime")
     lost = [f"{arm['diverged']} of {arm['name']}" for arm in facts["arms"] if arm.get("diverged")]
     if lost:
-        words.append(f"of {len(facts['seeds'])} runs each, {_and(lost)} diverged, and count as worst")
+        words.append(f"{_of_each(facts)}{_and(lost)} diverged, and count as worst")
     return "; ".join(words) + "."
+
+
+def _of_each(facts: dict[str, Any]) -> str:
+    """How many runs each arm has, where it is the same number."""
+    counts = {len(facts["seeds"]) - len(arm["absent"]) for arm in facts["arms"]}
+    return f"of {counts.pop()} runs each, " if len(counts) == 1 else ""
 
 
 def _by_how_much(those: dict[str, Any], verdict: str, baseline: str) -> str:
@@ -49,11 +56,10 @@ def _and(names: list[str]) -> str:
 
 def one_seed_sentence(facts: dict[str, Any]) -> str | None:
     """Return how often each arm would have won, had it been judged by one seed."""
-    n = len(facts["seeds"])
     said = [
-        f"{arm['name']} wins {arm['comparison']['one_seed_wins']} times in {n}"
+        f"{arm['name']} wins {arm['comparison']['one_seed_wins']} times in {arm['comparison']['pairs']}"
         for arm in facts["arms"]
-        if arm["comparison"]
+        if arm["comparison"] and arm["comparison"]["one_seed_wins"] is not None
     ]
     return f"Judged by one seed, {_and(said)}." if said else None
 
@@ -69,7 +75,9 @@ def _lamp(name: str, ok: bool, text: str, link: str) -> dict[str, Any]:
 
 
 def _budgets(facts: dict[str, Any]) -> dict[str, Any]:
-    amounts = [arm["cost"].get(facts["equal"], 0.0) for arm in facts["arms"] if arm["cost"].get("steps")]
+    if facts["equal"] is None:
+        return _lamp("budgets equal", False, f"nobody counts what a run takes: {facts['budget']}", "#cost")
+    amounts = [arm["cost"].get(facts["equal"]) or 0.0 for arm in facts["arms"] if arm["cost"].get("steps")]
     spread = (max(amounts) - min(amounts)) / max(max(amounts), 1e-30) if amounts else 0.0
     text = f"all arms trained on {facts['budget']}, equal within {spread:.1%}"
     return _lamp("budgets equal", spread < 0.01, text, "#cost")
@@ -77,12 +85,8 @@ def _budgets(facts: dict[str, Any]) -> dict[str, Any]:
 
 def _bracketed(facts: dict[str, Any]) -> dict[str, Any]:
     if not facts["trials"]:
-        return _lamp(
-            "tuning bracketed",
-            False,
-            "nothing was tuned: the verdict is about these settings only",
-            "#sensitivity",
-        )
+        text = "nothing was tuned: the verdict is about these settings only"
+        return _lamp("tuning bracketed", False, text, "#sensitivity")
     edge = [arm for arm in facts["arms"] if arm["tuning"] and arm["tuning"]["on_edge"]]
     if edge:
         # By advice, so that each arm is told what helps it.
@@ -104,18 +108,23 @@ def _advices(arms: list[dict[str, Any]]) -> list[str]:
 
 
 def _enough(facts: dict[str, Any]) -> dict[str, Any]:
-    open_arms = [
-        arm["name"] for arm in facts["arms"] if arm["comparison"] and arm["comparison"]["verdict"] == "undecided"
-    ]
-    n = len(facts["seeds"])
+    compared = [arm for arm in facts["arms"] if arm["comparison"]]
+    unit = "seeds" if facts["paired"] else "runs"
+    n = _span([arm["comparison"]["n"] for arm in compared] or [len(facts["seeds"])])
+    open_arms = [arm["name"] for arm in compared if arm["comparison"]["verdict"] == "undecided"]
     if open_arms:
-        return _lamp(
-            "enough seeds",
-            False,
-            f"{n} seeds do not decide {', '.join(open_arms)} at the margin {facts['margin']:g}",
-            "#seeds",
-        )
-    return _lamp("enough seeds", True, f"{n} seeds decide every arm at the margin {facts['margin']:g}", "#seeds")
+        text = f"{n} {unit} do not decide {', '.join(open_arms)} at the margin {facts['margin']:g}"
+        return _lamp("enough seeds", False, text, "#seeds")
+    least = least_seeds(facts["level"], max(len(compared), 1))
+    if facts["paired"] and min((arm["comparison"]["n"] for arm in compared), default=least) < least:
+        text = f"{n} seeds decide only if differences are normally distributed; without that it takes {least}"
+        return _lamp("enough seeds", False, text, "#seeds")
+    return _lamp("enough seeds", True, f"{n} {unit} decide every arm at the margin {facts['margin']:g}", "#seeds")
+
+
+def _span(counts: list[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _differ(facts: dict[str, Any]) -> dict[str, Any]:

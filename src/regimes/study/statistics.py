@@ -9,7 +9,14 @@
 Numbers in, numbers out: nothing here knows a run, a regime or torch.
 """
 
-from regimes.study.intervals import Interval, open_to_diverged, simultaneous_paired_intervals, widen
+from regimes.study.intervals import (
+    Interval,
+    open_to_diverged,
+    paired_interval,
+    simultaneous_paired_intervals,
+    unpaired_interval,
+    widen,
+)
 from regimes.study.power import detectable_difference, power, seeds_to_decide
 from regimes.study.sign_flip import least_seeds, refuse_too_few, sign_flip_p
 from regimes.study.tuning_noise import Tuned, fit_and_refine, selection_sd
@@ -26,6 +33,7 @@ __all__ = [
     "least_seeds",
     "one_seed_wins",
     "open_to_diverged",
+    "paired_interval",
     "power",
     "rank_diverged",
     "refuse_too_few",
@@ -33,6 +41,7 @@ __all__ = [
     "selection_sd",
     "sign_flip_p",
     "simultaneous_paired_intervals",
+    "unpaired_interval",
     "verdict",
     "widen",
 ]

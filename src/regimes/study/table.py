@@ -30,10 +30,7 @@ def table(facts: dict[str, Any]) -> Table:
     """Return the rich table of a study."""
     k = len(facts["arms"]) - 1
     tuning = f", {facts['trials']} tuning trials each" if facts["trials"] else ""
-    made = Table(
-        title=f"{facts['metric']} after {facts['budget']}, {len(facts['seeds'])} paired seeds{tuning}",
-        title_justify="left",
-    )
+    made = Table(title=f"{facts['metric']} after {facts['budget']}, {runs(facts)}{tuning}", title_justify="left")
     made.caption = f"decides at: {facts['margin']:g}; difference: positive is better; {facts['workload']['scale']}"
     made.caption_justify = "left"
     made.add_column("arm", no_wrap=True)
@@ -45,6 +42,23 @@ def table(facts: dict[str, Any]) -> Table:
     for arm in facts["arms"]:
         made.add_row(*_row(arm, facts))
     return made
+
+
+def runs(facts: dict[str, Any]) -> str:
+    """Return how many runs the arms have, in words.
+
+    Examples
+    --------
+    >>> arms = [{"values": [1.0, 2.0, 1.5], "absent": []}, {"values": [1.0, 2.0, None], "absent": [2]}]
+    >>> runs({"seeds": [0, 1, 2], "paired": True, "arms": arms[:1]}), runs({"seeds": [0, 1], "paired": False, "arms": arms})
+    ('3 paired seeds', '2 to 3 runs per arm, not paired')
+    >>> runs({"seeds": [0, 1, 2], "paired": True, "arms": arms})
+    '2 to 3 paired seeds'
+    """
+    counts = sorted({len(arm["values"]) - len(arm["absent"]) for arm in facts["arms"]})
+    number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    end = "" if number == "1" else "s"
+    return f"{number} paired seed{end}" if facts["paired"] else f"{number} run{end} per arm, not paired"
 
 
 def _row(arm: dict[str, Any], facts: dict[str, Any]) -> list[Any]:
@@ -71,9 +85,9 @@ def of_runs(arm: dict[str, Any]) -> str:
     >>> of_runs({"values": [2.0, None, 2.5]}), of_runs({"values": [2.0, 2.5]})
     (' (2 of 3)', '')
     """
-    runs = arm["values"]
-    ended = sum(value is not None for value in runs)
-    return "" if ended == len(runs) else f" ({ended} of {len(runs)})"
+    runs = len(arm["values"]) - len(arm.get("absent", ()))
+    ended = sum(value is not None for value in arm["values"])
+    return "" if ended == runs else f" ({ended} of {runs})"
 
 
 def _end(value: float | None, unbounded: str) -> str:
@@ -91,13 +105,14 @@ def _to_decide(found: dict[str, Any], arm: dict[str, Any], base: dict[str, Any])
     ]
     if edge:
         return " and ".join(dict.fromkeys(edge))
-    if None in arm["values"] or None in base["values"]:
+    if arm["diverged"] or base["diverged"]:
         return "runs that do not diverge"
     if found.get("one_observation"):
-        return "seeds that change the runs"
+        return "more seeds" if found.get("n", 2) < 2 else "seeds that change the runs"
     if found["more_seeds"] is None:
         return "more tuning trials" if arm["tuning"] or base["tuning"] else "over 10,000 seeds"
-    return f"{found['more_seeds']} more seeds ({duration(found['more_seconds'])})"
+    took = "" if found["more_seconds"] is None else f" ({duration(found['more_seconds'])})"
+    return f"{found['more_seeds']} more seed{'s' if found['more_seeds'] > 1 else ''}{took}"
 
 
 def text(facts: dict[str, Any], width: int = 120) -> str:
@@ -111,4 +126,6 @@ def text(facts: dict[str, Any], width: int = 120) -> str:
     for lamp in facts["lamps"]:
         if not lamp["ok"]:
             console.print(f"note: {lamp['name']}? {lamp['text']}", highlight=False)
+    for note in facts["notes"]:
+        console.print(f"note: {note}", highlight=False)
     return out.getvalue().rstrip("\n")

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from regimes.core.errors import RegimesError, RunFailed
-from regimes.core.regime import Regime
 from regimes.engine import api
 from regimes.engine.folder import Folder, Locked
 from regimes.engine.identity import identity, key
 from regimes.engine.run import Run
 from regimes.engine.workload import Workload
+
+#: Seeds of tuning trials: a comparison counts its own seeds from 0 and never comes here.
+TUNING_SEED = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -25,15 +27,15 @@ class Task:
     Parameters
     ----------
     arm : str
-    regime : Regime
+    declared : Regime, or what else the subject trains
     seed : int
     trial : int or None
         Number of the tuning trial; None for a seed of the comparison.
     """
 
     arm: str
-    regime: Regime
-    seed: int
+    declared: Any
+    seed: Any
     trial: int | None = None
 
     @property
@@ -42,9 +44,9 @@ class Task:
         return f"seed {self.seed}" if self.trial is None else f"trial {self.trial}"
 
     @property
-    def content(self) -> tuple[str, int]:
+    def content(self) -> tuple[str, Any]:
         """What is trained, whoever asks for it: tasks of one content share one run."""
-        return self.regime.hash, self.seed
+        return self.declared.hash, self.seed
 
 
 @dataclass
@@ -59,6 +61,8 @@ class Outcome:
         Records that hold a validation: position, metrics.
     inside : list of dict
         A thinned course of training loss and probes.
+    work, steps, tokens, seconds
+        What it took; empty or None where nobody counted.
     failure : str or None
         Why there is no metric.
     diverged : bool
@@ -73,9 +77,9 @@ class Outcome:
     curve: list[dict[str, Any]]
     inside: list[dict[str, Any]]
     work: dict[str, Any]
-    steps: int
-    tokens: int
-    seconds: float
+    steps: int | None
+    tokens: int | None
+    seconds: float | None
     key: str
     reused: bool
     failure: str | None = None
@@ -113,7 +117,7 @@ def execute(workload: Workload, task: Task, store: Path, options: dict[str, Any]
     """
     began = time.perf_counter()
     try:
-        name = key(identity(Run(workload, task.regime, task.seed)))
+        name = key(identity(Run(workload, task.declared, task.seed)))
         found, reused = _trained(workload, task, store / name, options)
         rows = found.records
         return Outcome(
@@ -143,7 +147,7 @@ def _trained(workload: Workload, task: Task, folder: Path, options: dict[str, An
     while True:
         reused = (folder / "result.json").exists()
         try:
-            run = api.run(workload, task.regime, task.seed, out=folder, checkpoint="50%", progress=False, **options)
+            run = api.run(workload, task.declared, task.seed, out=folder, checkpoint="50%", progress=False, **options)
         except Locked:
             print(f"{folder} is being trained by another process; waiting for it", file=sys.stderr, flush=True)
             Folder(folder).wait()

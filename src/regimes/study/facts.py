@@ -1,0 +1,217 @@
+"""A study as one plain dict: what is printed, reported and stored."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from regimes.core.errors import RegimesError
+from regimes.study import statistics
+from regimes.study.arms import Arm
+from regimes.study.choice import choose
+from regimes.study.judge import number, repeats
+from regimes.study.sentences import lamps, one_seed_sentence, sentence
+from regimes.study.subject import Described
+from regimes.study.tasks import Outcome
+
+#: What a record holds beside training loss and probes.
+_POSITION = {"step", "phase", "samples", "tokens", "knobs", "skipped", "examples", "layer"}
+
+
+def facts_of(
+    design: Any, name: str, subject: Described, arms: list[Arm], command: str | None, notes: Sequence[str]
+) -> dict[str, Any]:
+    """Return judged arms as one plain dict; `regimes.report` says what it holds."""
+    base = next(arm for arm in arms if arm.name == design.baseline)
+    described = subject.facts(design.budget)
+    told = {arm.name: subject.arm_facts(arm.chosen, base.chosen) for arm in arms}
+    cited = {source: text for found in told.values() for source, text in found.pop("citations", {}).items()}
+    facts = {
+        "schema": 1,
+        "name": name,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "command": command or "regimes.compare(...)",
+        "decide_command": None,
+        "workload": {
+            "name": subject.name,
+            "parameters": described["parameters"],
+            "fingerprint": ", ".join(subject.fingerprint().values()),
+            "scale": described["scale"],
+        },
+        "metric": design.metric,
+        "better": design.better,
+        "margin": design.margin,
+        "equal": design.equal,
+        "budget": design.budget,
+        "level": design.level,
+        "baseline": design.baseline,
+        "paired": design.paired,
+        "seeds": list(design.seeds),
+        "trials": len(design.points),
+        "arms": [_arm_facts(design, arm, base, subject) | told[arm.name] for arm in arms],
+        "slices": _slices(design, arms, base),
+        "environment": subject.environment(),
+        "citations": [{"name": named, "source": source} for named, source in sorted(cited.items())],
+        "notes": [*notes, *filter(None, [subject.promise()])],
+    }
+    undecided = [arm.comparison["more_seeds"] for arm in arms if arm.comparison and arm.comparison["more_seeds"]]
+    if undecided and command:
+        facts["decide_command"] = f"{command} --seeds {len(design.seeds) + max(undecided)}"
+    facts["sentence"], facts["one_seed_sentence"] = sentence(facts), one_seed_sentence(facts)
+    facts["lamps"] = lamps(facts)
+    return facts
+
+
+def _arm_facts(design: Any, arm: Arm, base: Arm, subject: Any) -> dict[str, Any]:
+    run = set(arm.seeds)
+    by_seed = dict(zip(arm.seeds, arm.values(design.metric)))
+    values = [by_seed.get(seed, math.nan) for seed in design.seeds]
+    finite = [value for value in values if math.isfinite(value)]
+    return {
+        "name": arm.name,
+        "values": [number(float(value)) for value in values],
+        "absent": [seed for seed in design.seeds if seed not in run],
+        "mean": float(np.mean(finite)) if finite else None,
+        "sd": float(np.std(finite, ddof=1)) if len(finite) > 1 else None,
+        "repeats": repeats(arm, design.metric),
+        "comparison": arm.comparison,
+        "cost": _cost(arm, base),
+        "curves": [_curve(o, design.metric) for o in arm.outcomes if o.curve],
+        "tuning": _tuning(design, arm, subject),
+        "inside": _inside(arm),
+        "diverged": sum(not o.failed and not math.isfinite(by_seed[o.task.seed]) for o in arm.outcomes),
+        "failed": len(arm.failed),
+        "failures": [
+            {"seed": o.task.seed, "what": o.failure or "the metric is not finite", "traceback": o.traceback}
+            | {"diverged": not o.failed}
+            for o in [*arm.trials, *arm.outcomes]
+            if o.failure or (o.task.trial is None and not math.isfinite(by_seed[o.task.seed]))
+        ],
+        "reused": sum(o.reused for o in arm.outcomes),
+    }
+
+
+def _cost(arm: Arm, base: Arm) -> dict[str, Any]:
+    flops, base_flops = (_flops(one) for one in (arm, base))
+    tuning = [o for o in arm.trials if o.work]
+    return {
+        "steps": arm.mean([o.steps for o in arm.outcomes]),
+        "samples": arm.mean_work("samples"),
+        "tokens": arm.mean([o.tokens for o in arm.outcomes]),
+        "flops": arm.mean_work("flops"),
+        "side_flops": arm.mean_work("side_flops"),
+        "seconds": arm.seconds,
+        "peak_memory": None,
+        "tuning_flops": sum(o.work["flops"] + o.work["side_flops"] for o in tuning),
+        "tuning_seconds": sum(o.seconds or 0.0 for o in tuning),
+        "ratio": flops / base_flops if flops is not None and base_flops else None,
+        "seconds_ratio": arm.seconds / base.seconds if arm.seconds is not None and base.seconds else None,
+    }
+
+
+def _flops(arm: Arm) -> float | None:
+    parts = [arm.mean_work(name) for name in ("flops", "side_flops")]
+    return None if None in parts else sum(part for part in parts if part is not None)
+
+
+def _curve(outcome: Outcome, metric: str) -> dict[str, Any]:
+    name = metric if any(metric in row for row in outcome.curve) else "val/" + metric.split("/", 1)[-1]
+    rows = [row for row in outcome.curve if name in row]
+    steps = [row["step"] + 1 for row in rows]
+    x: dict[str, Any] = {"step": steps}
+    for unit in ("samples", "tokens"):
+        if all(unit in row for row in rows):
+            x[unit] = [row[unit] for row in rows]
+    if outcome.steps and "flops" in outcome.work:
+        x["flops"] = [outcome.work["flops"] / outcome.steps * step for step in steps]
+    if outcome.steps and outcome.seconds is not None:
+        x["seconds"] = [outcome.seconds / outcome.steps * step for step in steps]
+    values = [row[name] if isinstance(row[name], int | float) else None for row in rows]
+    return {"seed": outcome.task.seed, "x": x, "value": values}
+
+
+def _tuning(design: Any, arm: Arm, subject: Any) -> dict[str, Any] | None:
+    if not design.points:
+        return None
+    try:
+        found = choose(arm.trials, design, list(arm.values(design.metric)))
+    except RegimesError:
+        found = None
+    rows, best_of_k = [], []
+    best = -math.inf if design.better == "higher" else math.inf
+    for outcome in arm.trials:
+        value = outcome.metrics.get(design.tuning_metric, math.nan)
+        finite = math.isfinite(value)
+        if finite:
+            best = max(best, value) if design.better == "higher" else min(best, value)
+        best_of_k.append(best if math.isfinite(best) else None)
+        rows.append(
+            {
+                "values": subject.tuned_values(outcome.task.declared, list(design.ranges)),
+                "metric": value if finite else None,
+                "diverged": not finite and not outcome.failed,
+                "failed": outcome.failed,
+                "chosen": found is not None and outcome.task.trial == found.trial,
+            }
+        )
+    return {
+        "paths": list(design.ranges),
+        "trials": rows,
+        "on_edge": found is None or not found.bracketed,
+        "advice": _advice(arm) if found is None else found.advice,
+        "best_of_k": best_of_k,
+        "chosen_values": subject.tuned_values(arm.chosen, list(design.ranges)),
+        "fitted": found is not None and found.fitted,
+        "tuning_sd": None if found is None or not math.isfinite(found.sd) else found.sd,
+    }
+
+
+def _advice(arm: Arm) -> str:
+    if any(trial.failed for trial in arm.trials):
+        return "trials that do not fail"
+    return "tune over another range: no trial ended in a number"
+
+
+def _inside(arm: Arm) -> dict[str, Any]:
+    """Courses of the first seed's run: training loss, and what probes measured."""
+    if not arm.outcomes or not arm.outcomes[0].inside:
+        return {}
+    rows = arm.outcomes[0].inside
+    names = [n for row in rows for n in row if n not in _POSITION and not n.startswith(("val/", "test/"))]
+    out = {}
+    for name in dict.fromkeys(names):
+        kept = [row for row in rows if isinstance(row.get(name), int | float)]
+        if kept:
+            out["training loss" if name == "loss" else name] = {
+                "x": [row["tokens"] for row in kept],
+                "value": [row[name] for row in kept],
+            }
+    return out
+
+
+def _slices(design: Any, arms: list[Arm], base: Arm) -> list[dict[str, Any]]:
+    split, _, rest = design.metric.partition("/")
+    if not rest or "/" in rest or not base.outcomes or not design.paired:
+        return []
+    names = [
+        n
+        for n in base.outcomes[0].metrics
+        if n.startswith(f"{split}/") and n.endswith(f"/{rest}") and n != design.metric
+    ]
+    return [{"source": name.split("/")[1], "arms": _slice(design, arms, base, name)} for name in names]
+
+
+def _slice(design: Any, arms: list[Arm], base: Arm, name: str) -> dict[str, Any]:
+    gains = {}
+    for arm in (arm for arm in arms if arm is not base and arm.comparison is not None):
+        seeds = [seed for seed in arm.seeds if seed in set(base.seeds)]
+        gain = statistics.improvement(arm.values(name, seeds), base.values(name, seeds), design.better)
+        if np.isfinite(gain).all():
+            gains[arm.name] = gain
+    repeated = [arm.name for arm in arms if repeats(arm, design.metric) or repeats(base, design.metric)]
+    found = statistics.simultaneous_paired_intervals(gains, design.level, repeated) if gains else {}
+    return {arm: {"difference": i.mean, "low": number(i.low), "high": number(i.high)} for arm, i in found.items()}

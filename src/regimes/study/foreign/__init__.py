@@ -1,0 +1,1 @@
+"""Verdicts over runs that somebody else made: tables, files, and what trackers keep."""

@@ -1,0 +1,181 @@
+"""Runs as rows: from a DataFrame, from plain data, from a file, or from what a tracker keeps."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from regimes.core.errors import DeclarationError, show
+
+#: How a cell of a text file says that there is no value.
+EMPTY = ("", "NA", "N/A", "null", "None")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Runs as rows of named cells; a cell that is missing is None.
+
+    Parameters
+    ----------
+    rows : list of dict
+    name : str
+        Where they come from, for titles.
+    step : str or None
+        Column that tells the step, where rows are points of curves and the source says so itself.
+    """
+
+    rows: list[dict[str, Any]]
+    name: str
+    step: str | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns, in the order in which they first occur."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+    @property
+    def digest(self) -> str:
+        """Digest of the content."""
+        text = json.dumps(self.rows, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def rows_of(frame: Any) -> Rows:
+    """Return the rows of what people have.
+
+    Parameters
+    ----------
+    frame : DataFrame, mapping of columns, sequence of mappings, path, or Rows
+        A DataFrame or table of any library that narwhals knows (pandas, polars, pyarrow, modin ...); a path to a
+        .csv, .tsv, .json or .jsonl file, or to what a tracker keeps (`regimes.study.foreign.trackers`).
+
+    Raises
+    ------
+    DeclarationError
+        If it is none of them, or holds no row.
+    """
+    found = _found(frame)
+    if not found.rows:
+        raise DeclarationError(f"got {found.name}, which holds no run", "frame")
+    return found
+
+
+def _found(frame: Any) -> Rows:
+    if isinstance(frame, Rows):
+        return frame
+    if isinstance(frame, str | Path):
+        return read(Path(frame))
+    if isinstance(frame, Mapping):
+        return _of_columns(frame)
+    if isinstance(frame, Sequence):
+        if not all(isinstance(row, Mapping) for row in frame):
+            raise DeclarationError(
+                "got a sequence that holds something else than mappings; allowed: one per run", "frame"
+            )
+        return Rows([dict(row) for row in frame], f"{len(frame)} rows")
+    return _of_frame(frame)
+
+
+def _of_columns(columns: Mapping[str, Any]) -> Rows:
+    lists = {str(name): list(values) for name, values in columns.items()}
+    lengths = {len(values) for values in lists.values()}
+    if len(lengths) > 1:
+        raise DeclarationError(
+            f"got columns of {min(lengths)} to {max(lengths)} cells; allowed: as many in each", "frame"
+        )
+    return Rows([dict(zip(lists, cells)) for cells in zip(*lists.values())], "a table")
+
+
+def _of_frame(frame: Any) -> Rows:
+    import narwhals
+
+    try:
+        table = narwhals.from_native(frame, eager_only=True)
+    except TypeError:
+        raise DeclarationError(
+            f"got {show(frame)}; allowed: a DataFrame, a mapping of columns, a list of rows, or a path", "frame"
+        ) from None
+    return Rows([dict(row) for row in table.rows(named=True)], "a DataFrame")
+
+
+def read(path: Path) -> Rows:
+    """Read a file, or the folder of a tracker.
+
+    Raises
+    ------
+    DeclarationError
+        If there is nothing that can be read.
+    """
+    if not path.exists():
+        raise DeclarationError(f"there is no '{path}'", "frame")
+    readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json}
+    if path.is_file() and path.suffix in readers:
+        try:
+            return Rows(list(readers[path.suffix](path)), path.name)
+        except (UnicodeDecodeError, csv.Error, ValueError) as why:
+            raise DeclarationError(f"'{path}' cannot be read as {path.suffix[1:].upper()}: {why}", "frame") from None
+    raise DeclarationError(f"got '{path}'; allowed: a file that ends in .csv, .tsv, .json or .jsonl", "frame")
+
+
+def _csv(path: Path) -> Iterator[dict[str, Any]]:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        for row in csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True):
+            if None in row:
+                raise ValueError(f"row {row} has more cells than the first line")
+            yield {name: cell(text) for name, text in row.items()}
+
+
+def cell(text: str | None) -> Any:
+    """Return the content of a text cell: a number where it reads as one, None where it is empty.
+
+    Examples
+    --------
+    >>> cell("3"), cell("0.5"), cell("adamw"), cell(""), cell("nan")
+    (3, 0.5, 'adamw', None, nan)
+    """
+    if text is None or text.strip() in EMPTY:
+        return None
+    for convert in (int, float):
+        try:
+            return convert(text)
+        except ValueError:
+            continue
+    return text.strip()
+
+
+def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        if line.strip():
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} holds {show(row)}, which is no object")
+            yield flat(row)
+
+
+def _json(path: Path) -> Iterator[dict[str, Any]]:
+    found = json.loads(path.read_text(encoding="utf-8-sig"))
+    if isinstance(found, dict) and all(isinstance(column, list) for column in found.values()):
+        yield from _of_columns(found).rows
+        return
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise ValueError("it holds neither a list of objects nor an object of columns")
+    yield from map(flat, found)
+
+
+def flat(row: Mapping[str, Any], lead: str = "") -> dict[str, Any]:
+    """Return nested objects as one, their keys joined by dots.
+
+    Examples
+    --------
+    >>> flat({"config": {"lr": 0.1, "opt": {"name": "sgd"}}, "loss": 2.0})
+    {'config.lr': 0.1, 'config.opt.name': 'sgd', 'loss': 2.0}
+    """
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        found |= flat(value, f"{lead}{name}.") if isinstance(value, Mapping) else {f"{lead}{name}": value}
+    return found
