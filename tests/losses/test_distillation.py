@@ -72,7 +72,7 @@ def teacher():
 
 @pytest.mark.exact("Distillation")
 @pytest.mark.parametrize("by", ["square", "cross_entropy"])
-@pytest.mark.parametrize("a", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("a", [0.0, 0.3, 0.9])
 def test_units_against_plain_formulas(by, a):
     said, model = teacher(), net().eval()
     found = rg.Distillation("self", a, by).units({"teacher": dict(said.state_dict())}, model, (X, LABELS))

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import regimes as rg
+from regimes.core.errors import DeclarationError
 from regimes.core.kinds import DrawContext
 from regimes.core.progress import Progress
 from regimes.core.randomness import Streams
@@ -249,3 +250,19 @@ def test_refused_with_a_sentence():
     regime = rg.Regime(optimizer=rg.SGD(), batch_size=8, budget="5 steps", sampler=rg.TimestepCurriculum())
     with pytest.raises(rg.DeclarationError, match="source 'train' has no column 'noise_level'"):
         Run(rg.workloads.load("digits_mlp"), regime, 0)
+
+
+def test_data_that_would_ignore_the_levels_are_refused():
+    """A column of that name is not enough: `fetch` has to read what the plan says."""
+    rows = rg.Tensors(x=torch.randn(32, 2), noise_level=torch.rand(32))
+    work = rg.Workload(
+        model=lambda: torch.nn.Linear(2, 2),
+        train=rows,
+        val=rows,
+        loss=lambda model, batch: model(batch["x"]).square().mean(1),
+    )
+    regime = rg.Regime(optimizer=rg.SGD(lr=0.1), batch_size=8, budget="4 steps", sampler=rg.TimestepCurriculum(4))
+    with pytest.raises(
+        DeclarationError, match="sampler: it says 'noise_level' of every example, which Tensors does not read"
+    ):
+        rg.run(work, regime, 0)

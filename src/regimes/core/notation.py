@@ -57,7 +57,7 @@ def parse(text: str, kinds: tuple[str, ...] = ()) -> Any:
             warnings.simplefilter("ignore", SyntaxWarning)  # Python's words about its own future, as for "1lr"
             tree = ast.parse(_mask_user_classes(text.strip(), users), mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError):
-        raise DeclarationError(f"got {show(text)}, which is no notation; write for example {_EXAMPLE}") from None
+        raise DeclarationError(f"got {show(text)}, which is no notation; write for example {_example(kinds)}") from None
     if sum(1 for _ in ast.walk(tree)) > MAX_NODES:
         raise DeclarationError(f"got {show(text)}, with more than {MAX_NODES} parts")
     try:
@@ -69,7 +69,11 @@ def parse(text: str, kinds: tuple[str, ...] = ()) -> Any:
         raise DeclarationError(f"got {show(text)}: {why.message}") from None
 
 
-_EXAMPLE = "'AdamW(lr=Cosine(1e-3, warmup=\"5%\"))'"
+def _example(kinds: tuple[str, ...]) -> str:
+    """What could stand there: weights are given otherwise than everything else."""
+    if "weights" in kinds:
+        return "'FromRun(\"runs/teacher\")'"
+    return "'AdamW(lr=Cosine(1e-3, warmup=\"5%\"))'"
 
 
 def _mask_user_classes(text: str, users: dict[str, str]) -> str:

@@ -24,6 +24,9 @@ class Source:
     #: Whether a batch is not whole before the model has been asked (`ask`): rollouts. It is then read once a step, at
     #: the weights with which the step begins, whatever `lag` is; the work is charged beside.
     asks: bool = False
+    #: Extra columns of a plan that `fetch` reads; a sampler that gives another is refused, not ignored. How often the
+    #: data was gone through before (``pass``) changes nothing of data by index.
+    reads: tuple[str, ...] = ("pass",)
     #: Whether any example can be read at any time.
     random_access: bool = True
     #: What a resume can promise: data by index is exact; data that is read in order says it here.

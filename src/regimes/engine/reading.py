@@ -89,6 +89,8 @@ class Reader:
     def _fetch(self, place: int, indices: Any, columns: Any, step: int, streams: Streams | None) -> Any:
         """The batch of one source, or of all read as one (place 0), with what the model says to it."""
         source = self._sources[place] if self._whole is None else self._whole
+        if columns:
+            _refuse_unread(columns, source)
         batch = source.fetch(indices, columns)
         if not source.asks or not self.asks:
             return batch
@@ -171,3 +173,14 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return (
         batch if parts is None else _with_parts(batch, {name: to_device(part, device) for name, part in parts.items()})
     )
+
+
+def _refuse_unread(columns: Mapping[str, Any], source: Source) -> None:
+    """A column that nobody reads would change nothing, in silence."""
+    unread = [name for name in columns if name not in source.reads]
+    if unread:
+        raise DeclarationError(
+            f"it says '{unread[0]}' of every example, which {type(source).__name__} does not read; the data must be a "
+            f"Source whose fetch(indices, columns) uses columns['{unread[0]}'] and that says reads = ('{unread[0]}',)",
+            "sampler",
+        )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regimes.core.errors import DeclarationError, nearest
+from regimes.core.errors import DeclarationError, nearest, show
 from regimes.core.kinds import TransformResult
 from regimes.engine import trees
 from regimes.engine.plan import Plan
@@ -104,7 +104,9 @@ def refuse_sequential(workload: Any, key: str) -> None:
             )
 
 
-def _check_map(result: TransformResult, model: nn.Module, key: str) -> None:
+def _check_map(result: Any, model: nn.Module, key: str) -> None:
+    if not isinstance(result, TransformResult):
+        raise DeclarationError(f"its fill returned {show(result)}; allowed: a TransformResult", key)
     omitted = [name for name, _ in model.named_parameters() if name not in result.names]
     if omitted:
         raise DeclarationError(

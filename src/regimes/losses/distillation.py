@@ -88,8 +88,8 @@ class Distillation(Loss):
     >>> _ = net.load_state_dict({"weight": torch.zeros(2, 1), "bias": torch.tensor([0.0, 1.0])})
     >>> said = {"teacher": {"weight": torch.zeros(2, 1), "bias": torch.tensor([1.0, 1.0])}}
     >>> batch = torch.zeros(1, 1), torch.tensor([1])
-    >>> [Distillation(ground_truth=a).units(said, net, batch).values.tolist() for a in (1.0, 0.5, 0.0)]
-    [[0.0], [0.25], [0.5]]
+    >>> [Distillation(ground_truth=a).units(said, net, batch).values.tolist() for a in (0.75, 0.5, 0.0)]
+    [[0.125], [0.25], [0.5]]
     """
 
     teacher: Weights | Literal["self"] | None = fixed("self")
@@ -97,7 +97,7 @@ class Distillation(Loss):
     by: Literal["square", "cross_entropy"] = fixed("square")
 
     card = Card(
-        title="Labels and a teacher, weighted",
+        title="Self-distillation: labels and a teacher, weighted",
         axes=("distribution", "phases"),
         source="Borup and Andersen 2021, arXiv:2102.13088",
         when="Noisy labels; a model that shall learn once more what it has learned.",
@@ -119,6 +119,15 @@ class Distillation(Loss):
     def example(cls) -> list[Distillation]:
         """Both distances, with a teacher of its own."""
         return [cls("self", 0.3), cls("self", 0.5, "cross_entropy"), cls(None)]
+
+    def validate(self) -> None:
+        """Refuse a teacher that is trained, or read, for nothing."""
+        if self.teacher is not None and self.ground_truth == 1.0:
+            raise DeclarationError(
+                "got 1, labels alone, beside a teacher that nothing would read; allowed: below 1, a schedule, or "
+                "teacher=None",
+                "ground_truth",
+            )
 
     def init(self) -> State:
         """No teacher yet, or the one that was given."""

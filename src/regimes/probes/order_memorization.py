@@ -85,7 +85,7 @@ def order_memorization_test(
     reference_losses : array of shape (n,), or None
         l_i^0. The best reference was trained on the same data in another order; None is no reference, at a loss of power.
     steps : array of shape (n,)
-        t_i, as `regimes.diagnosis.trained_at` gives it. Only their order counts.
+        t_i, as `regimes.diagnosis.trained_at` gives it of one source. Only their order counts.
     method : "auto", "exact", "t" or "permutation"
         How p is computed: over all n! orders (n at most 8), by Student's t with n - 2 degrees of freedom, which is close
         for more, or over random orders, which is exact for any n. Default exact where it can be, else t.

@@ -42,6 +42,8 @@ class TextWindows(Source):
     (tensor([[6, 7]]), tensor([[7, 8]]))
     """
 
+    reads = ("pass", "length", "offset")
+
     def __init__(self, tokens: Tensor, length: int) -> None:
         if len(tokens) <= length:
             raise DeclarationError(

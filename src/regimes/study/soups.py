@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from regimes.core.errors import DeclarationError, nearest
+from regimes.core.errors import DeclarationError, nearest, show
 from regimes.core.kinds import Weights
 from regimes.core.notation import parse
 from regimes.engine.run import Run
 from regimes.engine.workload import Workload
+from regimes.study.design import check_better
+from regimes.weights.from_run import FromRun
 from regimes.weights.soup import Soup, mixed
 
 
@@ -54,30 +56,32 @@ def score(workload: Workload, weights: Mapping[str, Tensor], split: str = "val")
 
 
 def greedy_soup(
-    workload: Workload, ingredients: Sequence[Weights], metric: str = "loss", better: str = "lower"
+    workload: Workload, ingredients: Sequence[Weights | str], metric: str = "loss", better: str | None = None
 ) -> Tasted:
     """Return the greedy soup: from the best on, whatever does not make the mean worse on validation data goes in.
 
     Parameters
     ----------
     workload : Workload
-    ingredients : sequence of Weights
-        For example ``[FromRun("runs/a"), FromRun("runs/b")]``.
+    ingredients : sequence of Weights or str
+        For example ``[FromRun("runs/a"), FromRun("runs/b")]``, or the runs' folders.
     metric : str
         Of the workload's metrics, or "loss".
     better : "lower" or "higher"
+        Default: lower for a loss; must be said for anything else.
 
     Raises
     ------
     DeclarationError
-        If there is no such metric.
+        If there is no such metric, or nobody says in which direction it is better.
 
     References
     ----------
     M. Wortsman et al., Model soups, ICML 2022, arXiv:2203.05482.
     """
-    sign = {"lower": -1.0, "higher": 1.0}[better]
-    loaded = [part.load() for part in ingredients]
+    sign = {"lower": -1.0, "higher": 1.0}[check_better(metric, better)]
+    parts = _weights(ingredients)
+    loaded = [part.load() for part in parts]
     alone = [_metric(score(workload, state), metric) for state in loaded]
     order = sorted(range(len(loaded)), key=lambda place: -sign * alone[place])
     chosen, best = [order[0]], alone[order[0]]
@@ -86,23 +90,33 @@ def greedy_soup(
         found = _metric(score(workload, mixed([loaded[i] for i in among], (1.0 / len(among),) * len(among))), metric)
         if sign * found >= sign * best:
             chosen, best = among, found
-    scores = {repr(part): value for part, value in zip(ingredients, alone)}
-    return Tasted(Soup(tuple(ingredients[i] for i in chosen)), best, scores)
+    scores = {repr(part): value for part, value in zip(parts, alone)}
+    return Tasted(Soup(tuple(parts[i] for i in chosen)), best, scores)
 
 
-def learned_soup(workload: Workload, ingredients: Sequence[Weights], steps: int = 100, lr: float = 0.1) -> Tasted:
+def _weights(ingredients: Sequence[Weights | str]) -> list[Weights]:
+    """Ingredients as weights: a run's folder stands for what it learned."""
+    found = [FromRun(part) if isinstance(part, str) else part for part in ingredients]
+    for part in found:
+        if not isinstance(part, Weights):
+            raise DeclarationError(f"got {show(part)}; allowed: FromRun('runs/a') or a run's folder", "ingredients")
+    return found
+
+
+def learned_soup(workload: Workload, ingredients: Sequence[Weights | str], steps: int = 100, lr: float = 0.1) -> Tasted:
     r"""Return the soup whose shares minimize the validation loss, alpha = softmax(b), b learned by Adam from 0.
 
     Parameters
     ----------
     workload : Workload
-    ingredients : sequence of Weights
+    ingredients : sequence of Weights or str
     steps : int
         Full passes over the validation data. Default 100.
     lr : float
         Adam's. Default 0.1.
     """
-    loaded = [part.load() for part in ingredients]
+    parts = _weights(ingredients)
+    loaded = [part.load() for part in parts]
     model = workload.build(0).eval()
     names = [name for name, _ in model.named_parameters()]
     stacked = {name: torch.stack([state[name] for state in loaded]) for name in names}
@@ -114,8 +128,8 @@ def learned_soup(workload: Workload, ingredients: Sequence[Weights], steps: int 
         weights = {name: torch.tensordot(alpha.to(value.dtype), value, 1) for name, value in stacked.items()}
         _mean_loss(workload, model, weights).backward()
         optimizer.step()
-    soup = Soup(tuple(ingredients), tuple(shares.detach().softmax(0).tolist()))
-    scores = {repr(part): score(workload, state)["loss"] for part, state in zip(ingredients, loaded)}
+    soup = Soup(tuple(parts), tuple(shares.detach().softmax(0).tolist()))
+    scores = {repr(part): score(workload, state)["loss"] for part, state in zip(parts, loaded)}
     return Tasted(soup, score(workload, soup.load())["loss"], scores)
 
 

@@ -209,6 +209,8 @@ def quadratic(
 class NoisyPoints(Tensors):
     """Points of a diffusion, with the noise levels that a plan gives them in its column ``noise_level``."""
 
+    reads = ("pass", "noise_level")
+
     def fetch(self, indices: np.ndarray, columns: Mapping[str, Any]) -> Any:
         """Return the points, and their noise levels where the plan says them."""
         (points,) = super().fetch(indices, columns)

@@ -65,10 +65,12 @@ class TinyTransformer(Poisonable, TinyGPT):
 class Columns(Tensors):
     """Tensors with a positive number per example under any name but ``length``; a plan's columns scale the inputs."""
 
+    reads = ("pass", "noise_level")
+
     def fetch(self, indices: np.ndarray, columns: Mapping[str, Any]) -> Any:
         """Return the selected rows, those of the first part times what the plan's columns say of them."""
         x, *rest = super().fetch(indices, columns)
-        for values in columns.values():
+        for values in (columns[name] for name in columns if name != "pass"):
             x = x * torch.as_tensor(values, dtype=x.dtype).view(-1, 1)
         return (x, *rest)
 
