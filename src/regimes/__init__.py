@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from regimes.schedules import *  # noqa: F403
     from regimes.selectors import *  # noqa: F403
     from regimes.sources import *  # noqa: F403
+    from regimes.study.command import Command
     from regimes.study.compare import compare
     from regimes.study.foreign.verdict import verdict
     from regimes.study.plan import Plan, plan
@@ -57,6 +58,7 @@ _ELSEWHERE = {
     "regimes.engine.run": ("Run",),
     "regimes.engine.workload": ("Workload",),
     "regimes.integrations.lr_scheduler": ("lr_scheduler",),
+    "regimes.study.command": ("Command",),
     "regimes.study.compare": ("compare",),
     "regimes.study.foreign.verdict": ("verdict",),
     "regimes.study.plan": ("Plan", "plan"),

@@ -33,8 +33,9 @@ def check(found: RunFile | CompareFile) -> dict[str, Any]:
         says = [f"a run on {found.workload.name}: {_phases(found.regime)}"]
         return {"kind": "run", "workload": found.workload.name, "regime": repr(found.regime), "says": says}
     for name, regime in found.arms.items():
-        with found.located(f"arms.{name}"):
-            enter(found.workload, regime, 0)
+        if isinstance(regime, Regime):
+            with found.located(f"arms.{name}"):
+                enter(found.workload, regime, 0)
     with found.located(""):
         design = design_of(found.workload, found.arms, found.settings)
     says = [
@@ -78,7 +79,9 @@ def design_of(workload: Workload, arms: Mapping[str, Regime], settings: Mapping[
     return design.design_of(subject, dict(arms), *(given[name] for name in names))
 
 
-def _phases(regime: Regime) -> str:
+def _phases(regime: Any) -> str:
+    if not isinstance(regime, Regime):
+        return repr(regime)
     if len(regime.phases) == 1:
         return str(regime.budget)
     return f"{len(regime.phases)} phases, " + ", ".join(f"{phase.name} {phase.budget}" for phase in regime.phases)

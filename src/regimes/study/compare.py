@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from regimes.core.errors import DeclarationError, RegimesError, show
-from regimes.core.regime import Regime
 from regimes.engine.workload import Workload
 from regimes.study import earlier
 from regimes.study.arms import Arm
 from regimes.study.choice import choose
+from regimes.study.command import Command
 from regimes.study.design import Design, design_of
 from regimes.study.live import Live
 from regimes.study.own import Own
@@ -24,11 +24,11 @@ from regimes.study.tasks import TUNING_SEED, Outcome, Task
 
 
 def compare(
-    workload: Workload,
-    arms: Mapping[str, Regime],
+    workload: Workload | Command,
+    arms: Mapping[str, Any],
     *,
     baseline: str | None = None,
-    metric: str = "val/loss",
+    metric: str | None = None,
     better: str | None = None,
     margin: float,
     seeds: int | Sequence[int] = 8,
@@ -53,12 +53,14 @@ def compare(
 
     Parameters
     ----------
-    workload : Workload
+    workload : Workload or Command
+        What is trained: a workload of ours, or somebody's script as it is (`regimes.Command`).
     arms : mapping of str to Regime
+        Of a command, mappings of the values that its line is filled with.
     baseline : str, optional
         The arm that others are compared with; default the first.
     metric : str
-        ``val/loss``, or a metric's name ("acc": on test where there is one, else val).
+        ``val/loss`` (the default), or a metric's name ("acc": on test where there is one, else val). A command has one.
     better : "lower" or "higher"
         Default: lower for losses; must be said for anything else.
     margin : float
@@ -112,6 +114,7 @@ def compare(
     options = {"validate": validate, "workload_spec": workload_spec}
     subject = subject_of(workload, options)
     with subject.kept():
+        arms = subject.arms(arms) if isinstance(arms, Mapping) else arms
         design = design_of(subject, arms, baseline, metric, better, margin, seeds, tune or {}, trials, equal, level)
         queue = _Queue(design, subject, arms)
         made = None if make is None else (_made, (make, options))
@@ -136,7 +139,9 @@ def subject_of(workload: Any, options: dict[str, Any]) -> Subject:
     """
     if isinstance(workload, Workload):
         return Own(workload, options)
-    raise DeclarationError(f"got {show(workload)}; allowed: a Workload", "workload")
+    if isinstance(workload, Command):
+        return workload
+    raise DeclarationError(f"got {show(workload)}; allowed: a Workload or a Command", "workload")
 
 
 def _made(make: tuple[Any, ...], options: dict[str, Any]) -> Subject:

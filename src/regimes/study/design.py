@@ -73,7 +73,7 @@ def design_of(
     subject: Subject,
     arms: Mapping[str, Any],
     baseline: str | None,
-    metric: str,
+    metric: str | None,
     better: str | None,
     margin: float,
     seeds: Any,
@@ -91,13 +91,14 @@ def design_of(
     """
     if not isinstance(arms, Mapping) or not all(isinstance(name, str) for name in arms):
         raise DeclarationError(f"got {show(arms)}; allowed: a dict of names to regimes", "arms")
+    arms = subject.arms(arms)
     first = check_question(list(arms), baseline, margin, level)
     listed = _seeds(seeds)
     try:
         statistics.refuse_too_few(len(listed), len(arms) - 1, level)
     except ValueError as why:
         raise DeclarationError(str(why), "seeds") from None
-    full = subject.metric(metric)
+    full = subject.metric_name(metric)
     ranges = _ranges(tune, trials)
     drawn = points(ranges, trials, seed=0)
     direction = check_better(full, better)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from regimes.core import paths
 from regimes.core.errors import DeclarationError, nearest, show
-from regimes.core.regime import Regime
+from regimes.study.command.values import Values
 from regimes.study.declarations import CompareFile, RunFile
+from regimes.study.foreign.rows import cell
 
 
 def edited(found: RunFile | CompareFile, edits: Sequence[str]) -> RunFile | CompareFile:
@@ -41,28 +43,30 @@ def _split(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _set(regime: Regime, path: str, value: str, text: str) -> Regime:
+def _set(declared: Any, path: str, value: str, text: str) -> Any:
     try:
-        return regime.but({path: value})
+        return declared.but({path: cell(value) if isinstance(declared, Values) else value})
     except DeclarationError as why:
         raise DeclarationError(f"{why}", f"--set {text}") from None
 
 
-def _set_arms(arms: dict[str, Regime], path: str, value: str, text: str) -> dict[str, Regime]:
+def _set_arms(arms: dict[str, Any], path: str, value: str, text: str) -> dict[str, Any]:
     arm, colon, inner = path.partition(":")
     if colon:
         if arm not in arms:
             raise DeclarationError(f"there is no arm '{arm}'; {nearest(arm, arms)}", f"--set {text}")
         return arms | {arm: _set(arms[arm], inner, value, text)}
-    fitting = [name for name, regime in arms.items() if _fits(regime, path)]
+    fitting = [name for name, declared in arms.items() if _fits(declared, path)]
     if not fitting:
         first = next(iter(arms.values()))
         _set(first, path, value, text)  # refuses, naming the nearest
-    return {name: _set(regime, path, value, text) if name in fitting else regime for name, regime in arms.items()}
+    return {name: _set(declared, path, value, text) if name in fitting else declared for name, declared in arms.items()}
 
 
-def _fits(regime: Regime, path: str) -> bool:
+def _fits(declared: Any, path: str) -> bool:
+    if isinstance(declared, Values):
+        return path in declared.given
     try:
-        return bool(paths.expand(regime, path))
+        return bool(paths.expand(declared, path))
     except DeclarationError:
         return False

@@ -72,8 +72,16 @@ class Own:
             "citations": _citations(chosen),
         }
 
-    def metric(self, metric: Any) -> str:
+    def arms(self, arms: Mapping[str, Any]) -> dict[str, Any]:
+        """Arms are regimes."""
+        for arm, regime in arms.items():
+            if not isinstance(regime, Regime):
+                raise DeclarationError(f"got {show(regime)}; allowed: a Regime", f"arms.{arm}")
+        return dict(arms)
+
+    def metric_name(self, metric: Any) -> str:
         """The metric with its split in front: ``val/loss``, ``test/acc``, ``val/code/loss`` of one of several sources."""
+        metric = "val/loss" if metric is None else metric
         if not isinstance(metric, str):
             raise DeclarationError(f"got {show(metric)}; allowed: the name of one metric, such as 'val/loss'", "metric")
         split, _, rest = metric.partition("/")
@@ -102,8 +110,6 @@ class Own:
         if validate is not None:
             api.cadence("validate", validate)
         for arm, regime in arms.items():
-            if not isinstance(regime, Regime):
-                raise DeclarationError(f"got {show(regime)}; allowed: a Regime", f"arms.{arm}")
             try:
                 run = Run(self.workload, regime, TUNING_SEED, count_flops=False)
                 api.check_cadences(run, validate=validate)

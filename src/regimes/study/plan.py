@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from regimes.core import display
-from regimes.core.errors import DeclarationError
+from regimes.core.errors import DeclarationError, show
 from regimes.core.regime import Regime
 from regimes.engine.run import Run
 from regimes.engine.workload import Workload
@@ -287,6 +287,12 @@ def plan_comparison(
     design = design_of(workload, arms, settings)
     made = {}
     for name, regime in arms.items():
+        if not isinstance(regime, Regime):
+            raise DeclarationError(
+                f"got {show(workload)}: what a command would do is not known before it is run; regimes check says what is "
+                "declared",
+                "workload",
+            )
         try:
             made[name] = plan(workload, regime, time=time, validate=settings.get("validate"))
         except DeclarationError as why:

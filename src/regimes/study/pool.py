@@ -21,6 +21,7 @@ import torch
 
 from regimes.core.errors import RegimesError
 from regimes.engine import api
+from regimes.study.stopping import terminable
 from regimes.study.subject import Subject
 from regimes.study.tasks import Outcome, Task
 
@@ -80,7 +81,7 @@ class Pool:
                 yield done[-1]
             return
         waiting: list[Task] = []
-        with _terminable():
+        with terminable():
             while True:
                 for worker in self._workers:
                     if worker.task is None and (task := self._next(queue, done, waiting)) is not None:
@@ -218,7 +219,7 @@ def _serve(inbox: Any, packed: bytes, place: int, workers: int) -> None:
     _be_main()
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if len(cores) >= workers > 1:
-        os.sched_setaffinity(0, {cores[place % len(cores)]})
+        os.sched_setaffinity(0, set(cores[place::workers]))
     torch.set_num_threads(1)
     try:
         with warnings.catch_warnings():
@@ -254,20 +255,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     connection.wait([parent.sentinel])
     os._exit(1)
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Inside, SIGTERM stops the study as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        raise api.Interrupted("stopped; the same call goes on with what is missing", 128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

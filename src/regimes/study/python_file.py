@@ -69,19 +69,20 @@ def workload(value: Any) -> Any:
         If building it fails.
     """
     from regimes.engine.workload import Workload
+    from regimes.study.command import Command
     from regimes.study.specs import load_workload
 
     if isinstance(value, str | Mapping):
         return load_workload(value)
     made = value
-    if callable(value) and not isinstance(value, Workload):
+    if callable(value) and not isinstance(value, Workload | Command):
         try:
             made = value()
         except RegimesError:
             raise
         except Exception as why:
             raise UserCodeError(f"building the workload failed: {type(why).__name__}: {why}") from why
-    if not isinstance(made, Workload):
+    if not isinstance(made, Workload | Command):
         raise DeclarationError(f"got {show(made)}; allowed: a Workload, or a function that builds one", "workload")
     return made
 
@@ -134,9 +135,11 @@ def _python_comparison(file: Path, names: dict[str, Any], spec: Any, problems: P
     if not isinstance(arms, Mapping) or not arms:
         problems.add("arms", f"got {show(arms)}; allowed: a dict of names to regimes")
         arms = {}
+    commanded = (isinstance(spec, Mapping) and "command" in spec) or type(spec).__name__ == "Command"
     for name, arm in arms.items():
-        if not isinstance(arm, Regime):
-            problems.add(f"arms.{name}", f"got {show(arm)}; allowed: a Regime")
+        if not isinstance(arm, Mapping if commanded else Regime):
+            allowed = "a dict of the command's names" if commanded else "a Regime"
+            problems.add(f"arms.{name}", f"got {show(arm)}; allowed: {allowed}")
     settings: dict[str, Any] = {}
     if isinstance(given, Mapping):
         checked = skeleton.check(skeleton.Settings, dict(given), None, problems, "compare")

@@ -79,9 +79,8 @@ def range_of(value: Any) -> Range | str:
     return f"got {show(value)}; allowed: times(1/8, 8) or between(1e-4, 1e-2)"
 
 
-def check_comparison(arms: dict[str, Regime], settings: dict[str, Any], problems: Problems, root: Node | None) -> None:
+def check_comparison(arms: dict[str, Any], settings: dict[str, Any], problems: Problems, root: Node | None) -> None:
     """Note a baseline that is no arm, and tuned patterns that do not fit an arm."""
-
     base = settings.get("baseline")
     if base is not None and base not in arms:
         problems.add(
@@ -89,6 +88,8 @@ def check_comparison(arms: dict[str, Regime], settings: dict[str, Any], problems
         )
     for pattern, range_ in settings.get("tune", {}).items():
         for name, regime in arms.items():
+            if not isinstance(regime, Regime):
+                continue  # what a command takes is known with its line
             try:
                 tuned(regime, {pattern: range_}, {pattern: 0.5})
             except DeclarationError as why:

@@ -32,7 +32,7 @@ class Settings(_Strict):
     """``compare:``: what `regimes.compare` takes beside workload, arms and tune."""
 
     baseline: str | None = None
-    metric: str = "val/loss"
+    metric: str | None = None
     better: Literal["lower", "higher"] | None = None
     margin: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     equal: Literal["steps", "samples", "tokens", "flops"] | None = None

@@ -28,7 +28,8 @@ def load_workload(spec: Any) -> Any:
     Parameters
     ----------
     spec : str or mapping
-        ``char_lm``, ``package.module:function``, or a mapping with ``name`` and arguments of the function.
+        ``char_lm``, ``package.module:function``, a mapping with ``name`` and arguments of the function, or one with
+        ``command`` and the rest of a `Command`.
 
     Raises
     ------
@@ -37,6 +38,8 @@ def load_workload(spec: Any) -> Any:
     UserCodeError
         If the user's function, or the import of its module, fails.
     """
+    if isinstance(spec, Mapping) and "command" in spec:
+        return _command(spec)
     if isinstance(spec, str):
         name, arguments = spec, {}
     elif isinstance(spec, Mapping) and isinstance(spec.get("name"), str):
@@ -51,6 +54,23 @@ def load_workload(spec: Any) -> Any:
             raise DeclarationError(f"there is no workload '{name}'; {hint}, or package.module:function", "workload")
         return workloads.load(name, **arguments)
     return _called(_function(name), name, arguments)
+
+
+def _command(spec: Mapping[str, Any]) -> Any:
+    from dataclasses import fields
+
+    from regimes.study.command import Command
+
+    known = [field.name for field in fields(Command)]
+    for key in spec:
+        if key not in known:
+            raise DeclarationError(f"is no key of a command; {nearest(str(key), known)}", f"workload.{key}")
+    if "metric" not in spec:
+        raise DeclarationError("needs a value, such as '{out}/metrics.json:val_loss'", "workload.metric")
+    try:
+        return Command(**spec)
+    except DeclarationError as why:
+        raise why.within("workload") from None
 
 
 def workload_in(spec: Any, folders: tuple[str, ...]) -> Any:

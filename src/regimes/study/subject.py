@@ -40,8 +40,11 @@ class Described(Protocol):
 class Subject(Described, Protocol):
     """What a comparison can train: everything that depends on who trains, the rest of a study is the same."""
 
-    def metric(self, metric: Any) -> str:
-        """Return the metric's full name, or refuse it."""
+    def arms(self, arms: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arms as what is trained, or refuse what cannot be."""
+
+    def metric_name(self, metric: Any) -> str:
+        """Return the metric's full name (None: the usual one), or refuse it."""
 
     def tuning_metric(self, metric: str) -> str:
         """Return what tuning reads: never what a verdict is about, where there is a choice."""

@@ -65,7 +65,7 @@ def _row(arm: dict[str, Any], facts: dict[str, Any]) -> list[Any]:
     base = next(other for other in facts["arms"] if other["name"] == facts["baseline"])
     found, cost = arm["comparison"], arm["cost"]
     mean = "-" if arm["mean"] is None else f"{arm['mean']:.4g}{of_runs(arm)}"
-    price = "-" if not cost["ratio"] else f"{cost['ratio']:.2f}x"
+    price = _price(cost)
     if arm["name"] == facts["baseline"]:
         return [arm["name"], mean, "baseline", "-", price, ""]
     if found is None:
@@ -75,6 +75,13 @@ def _row(arm: dict[str, Any], facts: dict[str, Any]) -> list[Any]:
     gap = f"{_end(found['difference'], '-')} [{_end(found['low'], '-inf')}, {_end(found['high'], '+inf')}]"
     verdict = Text(MARKS[found["verdict"]], style=STYLES[found["verdict"]])
     return [arm["name"], mean, gap, verdict, price, _to_decide(found, arm, base)]
+
+
+def _price(cost: dict[str, Any]) -> str:
+    """Work against the baseline's; time, where nobody counts work."""
+    if cost["ratio"]:
+        return f"{cost['ratio']:.2f}x"
+    return f"{cost['seconds_ratio']:.2f}x time" if cost.get("seconds_ratio") else "-"
 
 
 def of_runs(arm: dict[str, Any]) -> str:

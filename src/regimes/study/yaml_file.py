@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from regimes.core.errors import DeclarationError, show
+from regimes.core.errors import DeclarationError, nearest, show
 from regimes.study import skeleton, yaml_text
+from regimes.study.command.values import Values
 from regimes.study.declarations import CompareFile, RunFile
 from regimes.study.declared import Reader
 from regimes.study.leaves import MANGLED, Leaves
@@ -70,7 +71,9 @@ def read_yaml(text: str, file: str | Path = "declaration.yaml") -> RunFile | Com
     _import_modules(data.get("modules"), problems, root)
     reader = Reader(root, problems)
     if comparing:
-        arms = reader.arms(root.value["arms"]) if _has(root, "arms", dict) else {}
+        command = isinstance(data.get("workload"), dict) and "command" in data["workload"]
+        read_arms = (lambda node: command_arms(node, problems)) if command else reader.arms
+        arms = read_arms(root.value["arms"]) if _has(root, "arms", dict) else {}
         ranges = _ranges(root, problems)
         problems.refuse()
         settings = settings_of(checked.compare, ranges, problems, root)
@@ -85,6 +88,28 @@ def read_yaml(text: str, file: str | Path = "declaration.yaml") -> RunFile | Com
 
 def _has(root: yaml_text.Node, name: str, *kinds: type) -> bool:
     return name in root.value and isinstance(root.value[name].value, kinds)
+
+
+def command_arms(node: yaml_text.Node, problems: Problems) -> dict[str, Any]:
+    """Return the arms of a command, values by name; ``like: ARM`` takes over another's that stands before."""
+    made: dict[str, Any] = {}
+    for name, child in node.value.items():
+        data = {} if child.data is None else child.data
+        if not isinstance(data, dict):
+            problems.add(f"arms.{name}", f"got {show(data)}; allowed: a mapping of the command's names", child.line)
+            continue
+        like = data.get("like")
+        if like is not None and like not in made:
+            told = f"got {show(like)}, which is no arm before this; {nearest(str(like), made)}"
+            problems.add(f"arms.{name}.like", told, child.line)
+            continue
+        own = {key: value for key, value in data.items() if key != "like"}
+        try:
+            made[name] = Values({**(made[like].given if like is not None else {}), **own})
+        except DeclarationError as why:
+            key = f"arms.{name}.{why.key}"
+            problems.add(key, why.message, node.line_of(f"{name}.{why.key}"))
+    return made
 
 
 def _import_modules(names: Any, problems: Problems, root: yaml_text.Node) -> None:

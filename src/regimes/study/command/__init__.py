@@ -1,0 +1,5 @@
+"""Somebody's script as a workload: it stays their script."""
+
+from regimes.study.command.workload import Command
+
+__all__ = ["Command"]

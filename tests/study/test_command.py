@@ -1,0 +1,241 @@
+"""Somebody's script in a study: their line, their files; pairing, tuning, the store, failures and verdicts are ours."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import regimes as rg
+from regimes.core.errors import DeclarationError
+from regimes.study import files
+from regimes.study.command.measured import Measured
+from regimes.study.command.values import Values
+from regimes.study.tasks import Task
+
+SCRIPT = """
+import json, math, os, random, sys, time
+lr, seed, out = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+open(os.path.join(out, "..", "..", "..", "began"), "a").write(f"{lr} {seed}\\n")
+time.sleep(float(os.environ.get("NAP", 0)))
+if seed == int(os.environ.get("BREAK", -1)):
+    sys.exit("no memory left")
+loss = 2 + 0.1 * math.log(lr / 1e-3) ** 2 + random.Random(seed).gauss(0, 0.02) + random.Random(lr + seed).gauss(0, 0.002)
+loss = float("nan") if seed == int(os.environ.get("DIVERGE", -1)) else loss
+with open(out + "/log.jsonl", "w") as file:
+    for step in (10, 20, 30):
+        file.write(json.dumps({"step": step, "val": {"loss": loss + 1 / step}}) + "\\n")
+json.dump({"val": {"loss": loss}}, open(out + "/metrics.json", "w"))
+print("val loss", loss)
+"""
+ARMS = {"base": {"lr": 1e-3}, "high": {"lr": 4e-3}}
+
+
+@pytest.fixture
+def work(tmp_path):
+    (tmp_path / "train.py").write_text(SCRIPT)
+    return command(tmp_path)
+
+
+def command(folder, **changed):
+    given = {
+        "command": f"{sys.executable} train.py {{lr}} {{seed}} {{out}}",
+        "metric": "{out}/metrics.json:val.loss",
+        "curve": "{out}/log.jsonl:val.loss",
+        "directory": folder,
+    }
+    return rg.Command(**given | changed)
+
+
+def compared(work, folder, **asked):
+    asked = {"margin": 0.01, "seeds": 6, "progress": False} | asked
+    return rg.compare(work, asked.pop("arms", ARMS), out=folder / "study", **asked)
+
+
+def began(folder):
+    return len((folder / "study" / "began").read_text().splitlines())
+
+
+def test_a_study_of_a_script_says_what_the_csv_of_its_values_says(work, tmp_path):
+    study = compared(work, tmp_path)
+    facts = study.to_dict()
+    rows = [
+        {"arm": arm["name"], "seed": seed, "loss": value}
+        for arm in facts["arms"]
+        for seed, value in zip(facts["seeds"], arm["values"])
+    ]
+    told = rg.verdict(rows, arm="arm", seed="seed", metric="loss", margin=0.01).to_dict()
+    ours, theirs = ({**facts["arms"][1]["comparison"]}, {**told["arms"][1]["comparison"]})
+    assert {k: v for k, v in ours.items() if "seconds" not in k} == {
+        k: v for k, v in theirs.items() if "seconds" not in k
+    }
+    assert study.verdicts == {"high": "worse"}
+    assert facts["arms"][1]["curves"][0]["x"]["step"] == [10, 20, 30]
+    assert facts["arms"][1]["diff"] == [{"path": "lr", "from": "0.001", "to": "0.004"}]
+    assert any("the script's to keep" in note for note in facts["notes"])
+    assert study.report(tmp_path / "page.html").stat().st_size > 100_000
+
+
+def test_what_is_there_is_not_run_again_and_a_changed_script_is(work, tmp_path):
+    first = compared(work, tmp_path)
+    assert began(tmp_path) == 12
+    assert compared(work, tmp_path).to_dict()["arms"] != first.to_dict()["arms"]  # now they are reused
+    assert began(tmp_path) == 12
+    compared(work, tmp_path, seeds=7)
+    assert began(tmp_path) == 14
+    (tmp_path / "train.py").write_text(SCRIPT + "# edited\n")
+    compared(work, tmp_path)
+    assert began(tmp_path) == 14 + 12
+
+
+def test_failures_are_no_values_divergence_is_and_the_same_call_goes_on(work, tmp_path, monkeypatch):
+    monkeypatch.setenv("BREAK", "2")
+    facts = compared(work, tmp_path).to_dict()
+    assert [arm["failed"] for arm in facts["arms"]] == [1, 1]
+    assert facts["arms"][1]["comparison"] is None
+    assert "exit status 1: no memory left; see" in facts["arms"][0]["failures"][0]["what"]
+    monkeypatch.setenv("BREAK", "-1")
+    monkeypatch.setenv("DIVERGE", "2")
+    facts = compared(work, tmp_path).to_dict()
+    assert began(tmp_path) == 12 + 2
+    assert [(arm["failed"], arm["diverged"]) for arm in facts["arms"]] == [(0, 1), (0, 1)]
+
+
+def test_tuning_chooses_values(work, tmp_path):
+    facts = compared(
+        work, tmp_path, arms={"base": {"lr": 1e-3}, "off": {"lr": 2e-3}}, tune={"lr": rg.times(1 / 8, 8)}, trials=5
+    ).to_dict()
+    chosen = [arm["tuning"]["chosen_values"]["lr"] for arm in facts["arms"]]
+    assert all(abs(math.log(lr / 1e-3)) < 0.5 for lr in chosen)
+    assert facts["arms"][1]["regime"] == f"lr={chosen[1]}"
+
+
+def test_a_run_that_takes_too_long_has_failed_with_all_that_it_started(tmp_path):
+    (tmp_path / "slow.sh").write_text("sleep 60 & echo $! > $1/child; wait\n")
+    work = rg.Command("sh slow.sh {out} {seed}", "{out}/stdout.txt:/loss ([0-9.]+)/", timeout="1 s", directory=tmp_path)
+    outcome = work.train(Task("a", Values({}), 0), tmp_path / "runs")
+    assert (outcome.failed, outcome.failure) == (True, "ran longer than 1 s, and was ended")
+    child = int(next((tmp_path / "runs").glob("*/attempt-1/child")).read_text())
+    until = time.time() + 5
+    while Path(f"/proc/{child}").exists() and "zombie" not in Path(f"/proc/{child}/status").read_text():
+        assert time.time() < until
+        time.sleep(0.02)
+
+
+DRIVER = """
+import sys, regimes as rg
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import test_command
+test_command.compared(test_command.command(Path({folder!r})), Path({folder!r}))
+"""
+
+
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_half_way_and_finished_by_the_same_call(work, tmp_path, kind):
+    driver = [sys.executable, "-c", DRIVER.format(tests=str(Path(__file__).parent), folder=str(tmp_path))]
+    (tmp_path / "study").mkdir()
+    process = subprocess.Popen(driver, env=os.environ | {"NAP": "0.3"}, stderr=subprocess.DEVNULL)
+    file = tmp_path / "study" / "began"
+    while not file.exists() or len(file.read_text().splitlines()) < 5:
+        time.sleep(0.02)
+        assert process.poll() is None
+    process.send_signal(kind)
+    process.wait()
+    facts = compared(work, tmp_path).to_dict()
+    assert [arm["failed"] for arm in facts["arms"]] == [0, 0]
+    assert sum(arm["reused"] for arm in facts["arms"]) >= 4
+    # A command outlives the kill of its study, and what it did is taken; told to end, it is ended with it.
+    assert began(tmp_path) == 12 + (kind == signal.SIGTERM)
+
+
+def test_workers_run_commands_side_by_side(work, tmp_path, monkeypatch):
+    alone = compared(work, tmp_path / "a").to_dict()
+    (tmp_path / "a").mkdir(exist_ok=True)
+    several = compared(work, tmp_path / "b", workers=2).to_dict()
+    assert [arm["values"] for arm in several["arms"]] == [arm["values"] for arm in alone["arms"]]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"command": "python t.py {out}"}, "command: has no {seed}"),
+        ({"command": "python t.py {seed}"}, "command: has no {out}"),
+        ({"metric": "metrics.json:loss"}, "metric: got 'metrics.json', where all runs would write"),
+        ({"metric": "{out}/metrics.json"}, "metric: got '{out}/metrics.json'; allowed: a file that ends in .json"),
+        ({"metric": "{out}/a.log:/loss/"}, "metric: got '/loss/'; allowed of text: a pattern between slashes with one"),
+        ({"timeout": "soon"}, ""),
+    ],
+)
+def test_lines_that_cannot_be_compared_are_refused(tmp_path, changed, said):
+    with pytest.raises(DeclarationError) as caught:
+        command(tmp_path, **changed)
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("arms", "said"),
+    [
+        ({"a": {"lr": 1}, "b": {}}, "arms.b: gives no 'lr', which the command names"),
+        ({"a": {"lr": 1}, "b": {"lr": 1, "mom": 2}}, "arms.b.mom: is no name in the command"),
+        ({"a": {"lr": 1}, "b": {"lr": 1, "seed": 2}}, "arms.b.seed: is no name in the command; every run has its own"),
+        ({"a": {"lr": 1}, "b": {"lr": [1]}}, "arms.b.lr: got [1]; allowed: text, a number, true or false"),
+        ({"a": {"lr": 1}, "b": 3}, "arms.b: got 3; allowed: the values of the line's names"),
+    ],
+)
+def test_values_that_change_nothing_are_refused_before_anything_is_spent(work, tmp_path, arms, said):
+    with pytest.raises(DeclarationError) as caught:
+        compared(work, tmp_path, arms=arms)
+    assert str(caught.value).startswith(said)
+    assert not (tmp_path / "study").exists()
+
+
+def test_the_line_is_quoted_and_doubled_braces_are_braces(tmp_path):
+    work = rg.Command(
+        "echo {text} ${{HOME}} {seed} > {out}/stdout.txt", "{out}/stdout.txt:/([0-9]+)/", directory=tmp_path
+    )
+    assert work.line(Values({"text": "a b; rm"}), 3, Path("o")) == "echo 'a b; rm' ${HOME} 3 > o/stdout.txt"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "place", "want"),
+    [
+        ("m.json", '{"a": {"b": 2.5}}', "a.b", [(None, 2.5)]),
+        ("m.json", '[{"step": 1, "v": 2}, {"step": 2, "v": 1}]', "v", [(1, 2), (2, 1)]),
+        ("m.jsonl", '{"it": 5, "v": 2}\n\n{"it": 6}\n{"it": 7, "v": 1}\n', "v@it", [(5, 2), (7, 1)]),
+        ("m.csv", "step,v\n1,2.0\n2,1.5\n", "v", [(1, 2.0), (2, 1.5)]),
+        ("m.log", "loss=2.5\nnoise\nloss=2.25\n", "/loss=([0-9.]+)/", [(None, 2.5), (None, 2.25)]),
+    ],
+)
+def test_metrics_are_read_where_they_stand(tmp_path, name, text, place, want):
+    (tmp_path / name).write_text(text)
+    assert Measured.parse(f"{{out}}/{name}:{place}", "metric").rows(tmp_path) == want
+
+
+def test_a_file_declares_a_command_and_its_arms(tmp_path, work):
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        f"workload:\n  command: {sys.executable} train.py {{lr}} {{seed}} {{out}}\n"
+        "  metric: '{out}/metrics.json:val.loss'\n"
+        "arms:\n  base: {lr: 1e-3}\n  high: {like: base, lr: 4e-3}\ncompare: {margin: 0.01, seeds: 6}\n"
+    )
+    found = files.read(file, ["high:lr=8e-3"])
+    assert found.arms == {"base": Values({"lr": 1e-3}), "high": Values({"lr": 8e-3})}
+    assert found.workload.metric == "{out}/metrics.json:val.loss"
+    file.write_text(file.read_text().replace("like: base", "like: bass"))
+    with pytest.raises(DeclarationError, match="arms.high.like: got 'bass', which is no arm before this; did you mean"):
+        files.read(file)
+    file.write_text(file.read_text().replace("like: bass, ", "").replace("  metric:", "  metrik:"))
+    with pytest.raises(DeclarationError, match="workload.metrik: is no key of a command"):
+        files.read(file)
+
+
+def test_values_keep_json_apart():
+    assert json.dumps(Values({"a": 1}).but({"a": 2}).given) == '{"a": 2}'
+    assert np.isclose(float(repr(Values({"lr": 0.1 + 0.2})).split("=")[1]), 0.3)
