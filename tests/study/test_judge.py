@@ -29,7 +29,7 @@ def design(seeds=8, ranges=None, trials=0, margin=0.1):
     return SimpleNamespace(
         metric="val/loss", tuning_metric="val/loss", better="lower", level=0.95, baseline="base", margin=margin,
         seeds=range(seeds), ranges=ranges, points=points(ranges, trials, 0), equal="steps", budget="12 steps",
-        paired=True,
+        paired=True, looks=None,
     )  # fmt: skip
 
 

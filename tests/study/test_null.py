@@ -10,10 +10,10 @@ from scipy import stats
 import regimes as rg
 from regimes.core.randomness import seed32
 from regimes.study.arms import Arm
-from regimes.study.compare import _Queue
 from regimes.study.design import design_of
 from regimes.study.judge import judge
 from regimes.study.own import Own
+from regimes.study.queue import Queue
 from regimes.study.ranges import times
 from regimes.study.statistics import verdict
 from regimes.study.tasks import Outcome, Task
@@ -42,6 +42,7 @@ def judged(values, margin):
         margin=margin,
         points=[],
         paired=True,
+        looks=None,
     )
     arms = []
     for name, finals in values.items():
@@ -114,7 +115,7 @@ def tuned_study(work, declared, seed_of):
     arms = {name: sgd(lr) for name, lr in declared.items()}
     ranges, subject = {"optimizer.lr": times(1 / 8, 8)}, Own(work, {})
     design = design_of(subject, arms, "base", "val/loss", None, 1e-12, SEEDS, ranges, 4, None, 0.95)
-    queue, done = _Queue(design, subject, arms), []
+    queue, done = Queue(design, subject, arms), []
     while (task := queue.next(done)) is not None:
         loss = final_loss(work, task.declared, seed_of(task))
         done.append(Outcome(task, {"val/loss": loss}, [], [], {}, 12, 96, 1.0, "", False))

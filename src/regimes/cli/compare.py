@@ -16,6 +16,8 @@ from regimes.cli import common
 @click.option("--out", metavar="DIR", help="The study's folder. [default: runs/NAME]")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Runs side by side.")
 @click.option("--seeds", type=int, help="Instead of the file's number of seeds.")
+@click.option("--until", type=click.Choice(["decided"]), help="Stop as soon as it is decided.")
+@click.option("--max-cost", metavar="TIME", help='With --until: begin no seeds beyond this time, such as "30 min".')
 @common.edits
 @common.progress
 @common.as_json
@@ -24,6 +26,8 @@ def command(
     out: str | None,
     workers: int,
     seeds: int | None,
+    until: str | None,
+    max_cost: str | None,
     edits: tuple[str, ...],
     progress: bool | None,
     as_json: bool,
@@ -41,8 +45,8 @@ def command(
     if isinstance(found, files.RunFile):
         raise DeclarationError(f"{file} declares one run; run it with: regimes run {file}")
     settings = dict(found.settings)
-    if seeds is not None:
-        settings["seeds"] = seeds
+    given = {"seeds": seeds, "until": until, "max_cost": max_cost}
+    settings |= {name: value for name, value in given.items() if value is not None}
     if found.path.suffix == ".py":
         make: tuple[Any, ...] = (python_file.workload_of, (str(found.path.resolve()),))
     else:

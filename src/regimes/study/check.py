@@ -73,8 +73,17 @@ def design_of(workload: Workload, arms: Mapping[str, Regime], settings: Mapping[
     from regimes.study import design
     from regimes.study.compare import subject_of
 
-    given = {"better": None, "baseline": None, "equal": None, "trials": 0, "tune": {}, "validate": None, **settings}
-    names = ("baseline", "metric", "better", "margin", "seeds", "tune", "trials", "equal", "level")
+    given = {
+        "better": None,
+        "baseline": None,
+        "equal": None,
+        "trials": 0,
+        "tune": {},
+        "validate": None,
+        "until": None,
+        **settings,
+    }
+    names = ("baseline", "metric", "better", "margin", "seeds", "tune", "trials", "equal", "level", "until")
     subject = subject_of(workload, {"validate": given["validate"]})
     return design.design_of(subject, dict(arms), *(given[name] for name in names))
 

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from regimes.core.errors import DeclarationError, RegimesError, show
+from regimes.core.duration import seconds
+from regimes.core.errors import DeclarationError, show
 from regimes.engine.workload import Workload
 from regimes.study import earlier
 from regimes.study.arms import Arm
-from regimes.study.choice import choose
 from regimes.study.command import Command
-from regimes.study.design import Design, design_of
+from regimes.study.design import design_of
 from regimes.study.live import Live
 from regimes.study.own import Own
 from regimes.study.pool import Pool
+from regimes.study.queue import Queue, queue_of
 from regimes.study.ranges import Range
 from regimes.study.study import Study
 from regimes.study.subject import Subject
-from regimes.study.tasks import TUNING_SEED, Outcome, Task
+from regimes.study.tasks import Outcome
 
 
 def compare(
@@ -31,11 +33,13 @@ def compare(
     metric: str | None = None,
     better: str | None = None,
     margin: float,
-    seeds: int | Sequence[int] = 8,
+    seeds: int | Sequence[int] | None = None,
     tune: Mapping[str, Range] | None = None,
     trials: int = 0,
     equal: str | None = None,
     level: float = 0.95,
+    until: str | None = None,
+    max_cost: str | float | None = None,
     name: str = "study",
     out: str | Path | None = None,
     workers: int = 1,
@@ -65,8 +69,8 @@ def compare(
         Default: lower for losses; must be said for anything else.
     margin : float
         The smallest difference that matters, in the metric's unit. There is no default.
-    seeds : int or sequence of int
-        How many, or which. Default 8.
+    seeds : int or sequence of int, optional
+        How many, or which. Default 8; with `until` the most there may be, default 24.
     tune : mapping of path pattern to range, optional
         What is tuned, for every arm with the same number of `trials`, on seeds that the comparison does not use.
     trials : int
@@ -75,6 +79,12 @@ def compare(
         At what the budgets are equal: steps, samples, tokens or flops. Default: the baseline budget's own unit.
     level : float
         Simultaneous confidence. Default 0.95.
+    until : "decided", optional
+        Stop as soon as it is decided: the study looks at its verdicts from the least number of seeds on that can show
+        something, after every second seed, at levels that keep all its looks together at `level` (group-sequential,
+        `regimes.study.looks`). An arm that is decided, a lost one too, gets no more seeds.
+    max_cost : str or float, optional
+        With `until`: no seeds are begun that would take the study beyond this time, such as "30 min".
     name : str
         For messages, and for the folder where `out` is not given. Default "study"; of a file, its stem.
     out : path, optional
@@ -111,18 +121,28 @@ def compare(
     folder = _folder(out, name)
     if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
         raise DeclarationError(f"got {show(workers)}; allowed: how many runs side by side, 1 or more", "workers")
+    limit = _seconds(max_cost)
     options = {"validate": validate, "workload_spec": workload_spec}
     subject = subject_of(workload, options)
     with subject.kept():
         arms = subject.arms(arms) if isinstance(arms, Mapping) else arms
-        design = design_of(subject, arms, baseline, metric, better, margin, seeds, tune or {}, trials, equal, level)
-        queue = _Queue(design, subject, arms)
+        design = design_of(
+            subject, arms, baseline, metric, better, margin, seeds, tune or {}, trials, equal, level, until
+        )
+        if max_cost is not None and until is None:
+            raise DeclarationError(
+                f"got {show(max_cost)}, but only a study with until='decided' can stop early", "max_cost"
+            )
+        live = Live(design, name, progress)
+        queue = queue_of(design, subject, arms, workers, limit, live.say)
         made = None if make is None else (_made, (make, options))
         pool = Pool(subject, folder / "runs", workers, made, list(arms.values()))
-        outcomes = _outcomes(pool, queue, Live(design, name, progress))
+        outcomes = _outcomes(pool, queue, live)
         collected = queue.arms(outcomes)
+        design = replace(design, seeds=queue.used(collected))
         record = design.record(subject, arms)
-        said = [*design.notes, pool.note, earlier.make_room(folder, record), *_failures(collected, command)]
+        said = [*design.notes, *queue.said(), pool.note, earlier.make_room(folder, record)]
+        said += _failures(collected, command)
         study = Study.of(design, name, subject, collected, command, folder, [note for note in said if note])
     study.save()
     earlier.remember(folder, record)
@@ -150,6 +170,13 @@ def _made(make: tuple[Any, ...], options: dict[str, Any]) -> Subject:
     return subject_of(function(*arguments), options)
 
 
+def _seconds(max_cost: Any) -> float | None:
+    try:
+        return seconds(max_cost)
+    except DeclarationError as why:
+        raise DeclarationError(why.message, "max_cost") from None
+
+
 def _folder(out: str | Path | None, name: str) -> Path:
     folder = Path("runs") / name if out is None else Path(out)
     if folder.exists() and not folder.is_dir():
@@ -157,7 +184,7 @@ def _folder(out: str | Path | None, name: str) -> Path:
     return folder
 
 
-def _outcomes(pool: Pool, queue: _Queue, live: Live) -> list[Outcome]:
+def _outcomes(pool: Pool, queue: Queue, live: Live) -> list[Outcome]:
     """Run everything, showing what has come."""
     began, outcomes = time.perf_counter(), []
     try:
@@ -181,59 +208,3 @@ def _failures(arms: Sequence[Arm], command: str | None) -> list[str]:
     return (
         [*said, f"what failed is tried again, and only that computed, by {command or 'the same call'}"] if said else []
     )
-
-
-class _Queue:
-    """Decides what runs next: each arm's trials first, then seeds, all arms of a seed before the next."""
-
-    def __init__(self, design: Design, subject: Subject, arms: Mapping[str, Any]) -> None:
-        self.design, self.subject, self.declared = design, subject, arms
-        self.chosen: dict[str, Any] = {} if design.points else dict(arms)
-        self._trials = [(arm, number) for arm in arms for number in range(len(design.points))]
-        self._seeds = [(arm, seed) for seed in design.seeds for arm in arms]
-        self.total = len(self._trials) + len(self._seeds)
-
-    def next(self, done: Sequence[Outcome]) -> Task | None:
-        """Return the next task that can start now."""
-        if self._trials:
-            arm, number = self._trials.pop(0)
-            declared = self._at(arm, self.design.points[number])
-            return Task(arm, declared, TUNING_SEED, number)
-        for place, (arm, seed) in enumerate(self._seeds):
-            if arm not in self.chosen:
-                self._choose(arm, done)
-            if arm in self.chosen:
-                del self._seeds[place]
-                return Task(arm, self.chosen[arm], seed)
-        return None
-
-    def _choose(self, arm: str, done: Sequence[Outcome]) -> None:
-        mine = [o for o in done if o.task.arm == arm and o.task.trial is not None]
-        # Where a trial failed there is nothing to choose from yet: the arm was tuned less than the others.
-        if len(mine) < len(self.design.points) or any(o.failed for o in mine):
-            return
-        try:
-            shares = choose(mine, self.design).shares
-        except RegimesError:
-            shares = None
-        self.chosen[arm] = self.declared[arm] if shares is None else self._at(arm, shares)
-
-    def _at(self, arm: str, shares: Mapping[str, float]) -> Any:
-        """The arm with every tuned knob at its share of its range."""
-        return self.subject.tuned(self.declared[arm], self.design.ranges, shares)
-
-    def arms(self, done: Sequence[Outcome]) -> list[Arm]:
-        """Collect what each arm gave."""
-        collected = []
-        for arm in self.declared:
-            mine = [o for o in done if o.task.arm == arm]
-            by_seed = {o.task.seed: o for o in mine if o.task.trial is None}
-            trials = sorted((o for o in mine if o.task.trial is not None), key=lambda o: o.task.trial or 0)
-            broken = ", ".join(str(o.task.trial) for o in trials if o.failed)
-            why = f"not trained: tuning is not finished, trial {broken} failed"
-            ordered = [
-                by_seed.get(seed) or Outcome.without_value(Task(arm, self.declared[arm], seed), why)
-                for seed in self.design.seeds
-            ]
-            collected.append(Arm(arm, self.declared[arm], self.chosen.get(arm, self.declared[arm]), ordered, trials))
-        return collected

@@ -16,7 +16,21 @@ from regimes.study.yaml_text import Node
 #: Keys of `regimes.run` and `regimes.compare` that a file gives under a key of their own.
 _OPTIONS = dict.fromkeys(("checkpoint", "give_up", "max_time", "probes", "reduce", "validate"), "options")
 _SETTINGS = dict.fromkeys(
-    ("baseline", "metric", "better", "margin", "seeds", "trials", "equal", "level", "name", "validate"), "compare"
+    (
+        "baseline",
+        "metric",
+        "better",
+        "margin",
+        "seeds",
+        "trials",
+        "equal",
+        "level",
+        "until",
+        "max_cost",
+        "name",
+        "validate",
+    ),
+    "compare",
 )
 
 

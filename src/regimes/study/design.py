@@ -10,9 +10,13 @@ from typing import Any
 
 from regimes.core.errors import DeclarationError, nearest, show
 from regimes.study import statistics
+from regimes.study.looks import Looks
 from regimes.study.ranges import Range, points
 from regimes.study.subject import Subject
 from regimes.study.tasks import TUNING_SEED
+
+#: Seeds of a study that says nothing about them: all of one that runs to its end, the most of one that may stop.
+SEEDS, MOST_SEEDS = 8, 24
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Design:
         What is allowed, but should be known.
     paired : bool
         Whether runs of one seed belong together.
+    looks : Looks or None
+        Where the study stops as soon as it is decided: at which numbers of seeds it looks.
     """
 
     baseline: str
@@ -55,18 +61,23 @@ class Design:
     tuning_metric: str
     notes: tuple[str, ...] = field(default=())
     paired: bool = True
+    looks: Looks | None = None
 
     def record(self, subject: Subject, arms: Mapping[str, Any]) -> dict[str, Any]:
         """Return the question as plain data: studies with equal ones are the same study."""
         own = ("baseline", "metric", "better", "margin", "equal", "level", "budget")
-        return {name: getattr(self, name) for name in own} | {
-            "workload": subject.name,
-            "data": subject.fingerprint(),
-            "arms": {name: repr(declared) for name, declared in arms.items()},
-            "tune": {pattern: repr(range_) for pattern, range_ in self.ranges.items()},
-            "trials": len(self.points),
-            "seeds": list(self.seeds),
-        }
+        return (
+            {name: getattr(self, name) for name in own}
+            | {
+                "workload": subject.name,
+                "data": subject.fingerprint(),
+                "arms": {name: repr(declared) for name, declared in arms.items()},
+                "tune": {pattern: repr(range_) for pattern, range_ in self.ranges.items()},
+                "trials": len(self.points),
+                "seeds": list(self.seeds),
+            }
+            | ({} if self.looks is None else {"looks": list(self.looks.sizes)})
+        )
 
 
 def design_of(
@@ -81,6 +92,7 @@ def design_of(
     trials: int,
     equal: str | None,
     level: float,
+    until: str | None = None,
 ) -> Design:
     """Check what a comparison asks, and return it; the parameters are those of `regimes.compare`.
 
@@ -93,7 +105,9 @@ def design_of(
         raise DeclarationError(f"got {show(arms)}; allowed: a dict of names to regimes", "arms")
     arms = subject.arms(arms)
     first = check_question(list(arms), baseline, margin, level)
-    listed = _seeds(seeds)
+    if until not in (None, "decided"):
+        raise DeclarationError(f"got {show(until)}; allowed: 'decided', or nothing", "until")
+    listed = _seeds((MOST_SEEDS if until else SEEDS) if seeds is None else seeds)
     try:
         statistics.refuse_too_few(len(listed), len(arms) - 1, level)
     except ValueError as why:
@@ -108,6 +122,7 @@ def design_of(
         baseline=first, metric=full, better=direction, margin=float(margin), seeds=listed, ranges=ranges, points=drawn,
         equal=unit, level=float(level), names=tuple(arms), budget=text, tuning_metric=subject.tuning_metric(full),
         notes=(*notes, *_twins(arms)),
+        looks=Looks.up_to(len(listed), float(level), len(arms) - 1) if until else None,
     )  # fmt: skip
 
 

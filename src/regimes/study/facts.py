@@ -50,6 +50,7 @@ def facts_of(
         "level": design.level,
         "baseline": design.baseline,
         "paired": design.paired,
+        "looks": None if design.looks is None else list(design.looks.sizes),
         "seeds": list(design.seeds),
         "trials": len(design.points),
         "arms": [_arm_facts(design, arm, base, subject) | told[arm.name] for arm in arms],

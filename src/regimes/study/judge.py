@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,12 +30,17 @@ def judge(design: Any, arms: list[Arm]) -> None:
     base = full[design.baseline]
     for arm in (arm for arm in full.values() if arm is not base):
         seeds = [seed for seed in arm.seeds if seed in set(base.seeds)]
-        if design.paired and not seeds:
+        if design.paired and (not seeds or (design.looks is not None and len(seeds) not in design.looks.sizes)):
             continue
         luck = _tuning_luck(design, arm), _tuning_luck(design, base)
         repeated = repeats(arm, design.metric) or repeats(base, design.metric)
-        pair = _Pair(design, len(full) - 1, luck, repeated)
+        pair = _Pair(design, _family(design, full), luck, repeated)
         arm.comparison = pair.paired(arm, base, seeds) if design.paired else pair.unpaired(arm, base)
+
+
+def _family(design: Any, full: Mapping[str, Arm]) -> int:
+    """Size of the family over which intervals are simultaneous; where a study looks early, it was fixed beforehand."""
+    return len(full) - 1 if design.looks is None else design.looks.comparisons
 
 
 @dataclass(frozen=True)
@@ -70,12 +76,14 @@ class _Pair:
     def paired(self, arm: Arm, base: Arm, seeds: list[Any]) -> dict[str, Any]:
         """The comparison over seeds that both have."""
         values, others = (one.values(self.design.metric, seeds) for one in (arm, base))
-        found = self._judged(values, others)
+        level = self.design.level if self.design.looks is None else self.design.looks.level_at(len(seeds))
+        found = self._judged(values, others, level)
         return self._facts(found.interval, found.seeds_alone, found.diverged, arm, base) | {
             "pairs": len(seeds),
             "p_sign_flip": statistics.sign_flip_p(found.gains),
             "correlation": _correlation(values, others),
-            "leave_one_out": self._leave_one_out(values, others),
+            "leave_one_out": self._leave_one_out(values, others, level),
+            "level": level,
             "one_seed_wins": statistics.one_seed_wins(found.gains),
         }
 
@@ -93,7 +101,9 @@ class _Pair:
     ) -> dict[str, Any]:
         verdict = statistics.verdict(interval.low, interval.high, self.design.margin)
         undecided = verdict == "undecided" and not diverged  # against divergence seeds are no remedy
-        more = statistics.seeds_to_decide(interval, self.design.margin) if undecided else None
+        more = None
+        if undecided and self.design.looks is None:
+            more = statistics.seeds_to_decide(interval, self.design.margin)
         seconds = None if arm.seconds is None or base.seconds is None else arm.seconds + base.seconds
         return {
             "difference": number(interval.mean),
@@ -107,21 +117,21 @@ class _Pair:
             "one_observation": math.isnan(interval.sd),
         }
 
-    def _judged(self, values: Values, others: Values) -> _Judged:
+    def _judged(self, values: Values, others: Values, level: float) -> _Judged:
         design = self.design
         ranked = statistics.rank_diverged(values, others, design.better, design.margin)
         gains = statistics.improvement(ranked.arm, ranked.baseline, design.better)
-        plain = statistics.paired_interval(gains, design.level, self.comparisons, self.repeated)
+        plain = statistics.paired_interval(gains, level, self.comparisons, self.repeated)
         wide = statistics.widen(plain, *self.luck)
         if ranked.diverged:
             p_value = statistics.sign_flip_p(gains)
             plain, wide = (statistics.open_to_diverged(interval, ranked, p_value) for interval in (plain, wide))
         return _Judged(gains, ranked.diverged, plain, wide)
 
-    def _leave_one_out(self, values: Values, others: Values) -> list[str]:
+    def _leave_one_out(self, values: Values, others: Values, level: float) -> list[str]:
         found = []
         for place in range(len(values) if len(values) > 1 else 0):
-            interval = self._judged(np.delete(values, place), np.delete(others, place)).interval
+            interval = self._judged(np.delete(values, place), np.delete(others, place), level).interval
             found.append(statistics.verdict(interval.low, interval.high, self.design.margin))
         return found
 

@@ -44,6 +44,15 @@ class Live:
         if self._live is not None:
             self._live.__exit__(*error)
 
+    def say(self, text: str) -> None:
+        """Say one sentence beside the table."""
+        if self._quiet:
+            return
+        if self._live is not None:
+            self._live.console.print(text, highlight=False)
+            return
+        print(text, file=sys.stderr, flush=True)
+
     def show(self, outcomes: Sequence[Any], total: int, elapsed: float) -> None:
         """Show what has come so far."""
         if self._quiet:
