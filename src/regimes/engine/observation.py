@@ -40,6 +40,8 @@ class Observer:
     run : Run
     probes : sequence of Probe
         Their values are named ``<class in snake case>[_2, _3 ...][/<value>]``.
+    default : Duration or None
+        Cadence of probes that name none; None is every step.
 
     Raises
     ------
@@ -47,18 +49,20 @@ class Observer:
         If a probe's cadence cannot be converted to a phase's budget.
     """
 
-    def __init__(self, run: Any, probes: Sequence[Probe]) -> None:
-        self.run, self.probes = run, tuple(probes)
+    def __init__(self, run: Any, probes: Sequence[Probe], default: Duration | None = _OFTEN) -> None:
+        self.run, self.probes, self._default = run, tuple(probes), default
         self._names = _names(self.probes)
         self._cadences = [[self._cadence(phase, probe) for probe in self.probes] for phase in run.phases]
         self._previous: dict[str, Tensor] | None = None
         self._initial: dict[str, Tensor] | None = None
         self._before: tuple[int, float] | None = None
 
-    @staticmethod
-    def _cadence(phase: Any, probe: Probe) -> float:
+    def _cadence(self, phase: Any, probe: Probe) -> float:
+        cadence = probe.every or self._default
+        if cadence is None:
+            return 0.0
         try:
-            every = phase.length.amount(probe.every or _OFTEN)
+            every = phase.length.amount(cadence)
             if every <= 0.0:
                 raise DeclarationError(f"got '{probe.every}'; allowed: more than nothing")
         except DeclarationError as why:
@@ -70,6 +74,7 @@ class Observer:
         if not self.probes:
             return
         run = self.run
+        run.ready()  # a look that somebody takes before the step may have what was drawn drawn anew
         self._before = run.frame.phase, run.consumed
         self._plan = run.frame.plans[0]
         knobs = run.phase.step_knobs.values(run.states["knobs"], run.position) | self._plan.knobs
@@ -97,6 +102,11 @@ class Observer:
             return {}
         due = self._due(run.consumed)
         return self._measure(due) if due else {}
+
+    def noted(self, record: Any) -> Any:
+        """Return the record of the step that was made, with what is due; those of trials are as they are."""
+        found = self.after() if self.probes and "trial" not in record.signals else {}
+        return record._replace(signals=record.signals | found) if found else record
 
     def _measure(self, due: list[tuple[str, Probe]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -192,7 +202,7 @@ def _charged(run: Any) -> Iterator[None]:
 
 
 def _crosses(before: float, after: float, every: float) -> bool:
-    return after == float("inf") or int(after / every + 1e-9) > int(before / every + 1e-9)
+    return every == 0.0 or after == float("inf") or int(after / every + 1e-9) > int(before / every + 1e-9)
 
 
 def _names(probes: Sequence[Probe]) -> list[str]:
