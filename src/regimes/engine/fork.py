@@ -82,7 +82,7 @@ def check_past(parent: Run, child: Run) -> None:
         Naming it.
     """
     if [phase.name for phase in parent.phases] != [phase.name for phase in child.phases]:
-        raise DeclarationError("got another name; allowed: the names of the parent's phases, which its data know", "name")
+        raise DeclarationError("got another; allowed: the names of the parent's phases, which its data know", "name")
     place, step = parent.frame.phase, parent.frame.step
     for old, new in zip(parent.phases[:place], child.phases):
         found = paths.diff(old.declaration, new.declaration, new.name)

@@ -89,8 +89,14 @@ class Stored:
             except ResumeError:
                 continue
 
-    def again(self, step: int) -> Again:
+    def again(self, step: int, key: str = "at") -> Again:
         """Return the run at the nearest checkpoint at or before the beginning of a step, else at its beginning.
+
+        Parameters
+        ----------
+        step : int
+        key : str
+            Who asks for it, for the refusal.
 
         Raises
         ------
@@ -99,7 +105,7 @@ class Stored:
         ResumeError
             As `checked`.
         """
-        self._refuse(step)
+        self._refuse(step, key)
         run = self.checked()
         for place in self._places():
             if place["step"] < step or (place["step"] == step and self._just_reached(place)):
@@ -113,16 +119,18 @@ class Stored:
             raise ResumeError(f"{self.path / START} is gone or not whole; a fork cannot be trained again without it")
         return Again(self, run, 0)
 
-    def _refuse(self, step: int) -> None:
+    def _refuse(self, step: int, key: str) -> None:
         if step < self.first:
             parent = self.lineage["folder"]
             raise DeclarationError(
                 f"got {show(step)}, but {self.path} was forked at step {self.first}; allowed: from there on; what was "
-                f"before is in {parent}"
+                f"before is in {parent}",
+                key,
             )
         if step > (end := self.end()):
             raise DeclarationError(
-                f"got {show(step)}; allowed: {self.first} to {end}, the steps that there are records of in {self.path}"
+                f"got {show(step)}; allowed: {self.first} to {end}, the steps that there are records of in {self.path}",
+                key,
             )
 
     def _just_reached(self, place: dict[str, Any]) -> bool:

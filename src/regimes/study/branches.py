@@ -53,13 +53,14 @@ class Branch(NamedTuple):
 
 def branch_at(stored: Stored, at: int, regime: Regime, out: str | Path | None) -> Branch:
     """Make the folder of a child run; see `fork`."""
-    folder = Path(out) if out is not None else _beside(stored.path, f"fork{at}-{regime.hash[:6]}")
+    folder = Path(out) if out is not None else beside(stored.path, f"fork{at}-{regime.hash[:6]}")
     with threads_of(stored):
         changes = forks.fork(stored, at, regime, folder, stored.declared["workload_spec"])
     return Branch(stored, regime, folder, changes)
 
 
-def _beside(path: Path, name: str) -> Path:
+def beside(path: Path, name: str) -> Path:
+    """Return the place of a folder that belongs to a run's, beside it."""
     path = path.absolute() if path.name in ("", "..") else path
     return path.with_name(f"{path.name}-{name}")
 
