@@ -15,7 +15,9 @@ from regimes.cli import common
     type=click.Choice(["rescale", "hold", "cooldown"]),
     help="What schedules do: are read over the longer run, keep the value of now, or rates go down to 0 from here.",
 )
-@click.option("--at", type=click.IntRange(min=0), metavar="STEP", help="Where to go on. [default: the last step recorded]")
+@click.option(
+    "--at", type=click.IntRange(min=0), metavar="STEP", help="Where to go on. [default: the last step recorded]"
+)
 @click.option("--out", metavar="DIR", help="The child's folder. [default: beside the parent's]")
 @common.progress
 @common.as_json

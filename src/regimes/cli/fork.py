@@ -13,14 +13,14 @@ from regimes.cli import common
 
 @common.command("fork", "regimes fork runs/base --at 40000 --set optimizer.lr.peak=1e-4")
 @click.argument("run")
-@click.option("--at", type=click.IntRange(min=0), required=True, metavar="STEP", help="Steps that the child has behind it.")
+@click.option(
+    "--at", type=click.IntRange(min=0), required=True, metavar="STEP", help="Steps that the child has behind it."
+)
 @common.edits
 @click.option("--out", metavar="DIR", help="The child's folder. [default: beside the parent's]")
 @common.progress
 @common.as_json
-def command(
-    run: str, at: int, edits: tuple[str, ...], out: str | None, progress: bool | None, as_json: bool
-) -> None:
+def command(run: str, at: int, edits: tuple[str, ...], out: str | None, progress: bool | None, as_json: bool) -> None:
     """Go on from a step of a run under edits, in a folder of its own.
 
     The child begins with the state of RUN after STEP steps: to the bit where nothing is edited. What changes there is

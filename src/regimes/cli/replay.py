@@ -19,7 +19,11 @@ _SHOWN = 3
 @click.argument("run")
 @click.option("--steps", required=True, metavar="FIRST:END", help="The window; END is the step after its last.")
 @click.option(
-    "--probe", "probes", multiple=True, metavar="NAMES", help="Instruments, for example sharpness,layer_norms. Repeatable."
+    "--probe",
+    "probes",
+    multiple=True,
+    metavar="NAMES",
+    help="Instruments, for example sharpness,layer_norms. Repeatable.",
 )
 @click.option(
     "--without", multiple=True, metavar="EXAMPLE", help="Make it once more without: 17, or source:17. Repeatable."

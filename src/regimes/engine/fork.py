@@ -147,7 +147,9 @@ def _inherit(parent: Run, child: Run, old: dict[str, Any]) -> dict[str, list[str
             fits = seam.form(before[slot]) == seam.form(now[slot]) and _same_shapes(old[slot], new[slot])
         if fits:
             try:
-                new[slot] = old[slot] if alike and before.get(slot) == now.get(slot) else seam.moved(old[slot], new[slot])
+                new[slot] = (
+                    old[slot] if alike and before.get(slot) == now.get(slot) else seam.moved(old[slot], new[slot])
+                )
             except DeclarationError:  # a rule keeps something of another shape than before
                 fits = False
         said["carried" if fits else "reset"].append(slot)

@@ -129,17 +129,20 @@ class Observer:
 
     def view(self, initial: bool = False) -> View:
         """Return the view of this moment, with the weights at step 0 where they are asked for."""
-        run = self.run
+        run, part = self.run, self._part()
+        sources, numbers = part.placed(run.view.sizes)
         return View(
             run.model,
             self._losses,
-            self._step_batch(),
+            self._step_batch(part),
             parameters=run.parameters,
             previous=self._previous,
             initial=self._first_weights() if initial else None,
             groups=_groups(run.phase.declaration.optimizer, run.states["optimizer"]),
             batches=self._fixed_batches,
             size=run.view.size,
+            numbers=numbers.tolist(),
+            sources=sources.tolist() if len(run.view.sizes) > 1 else None,
         )
 
     def _first_weights(self) -> dict[str, Tensor]:
@@ -162,10 +165,14 @@ class Observer:
         with run.forward.precision():
             return (run.loss if loss is None else loss).units(run.states["loss"], model, batch)
 
-    def _step_batch(self) -> Any:
+    def _part(self) -> Plan:
+        """The plan of the step's first micro-batch."""
+        return self._plan.part(0, self.run.micro_batches(len(self._plan), self._live.micro_batch)[0])
+
+    def _step_batch(self, part: Plan) -> Any:
         """The first micro-batch that the step trained on, augmented as it was."""
         run, plan = self.run, self._plan
-        batch = run.read(plan.part(0, run.micro_batches(len(plan), self._live.micro_batch)[0]))
+        batch = run.read(part)
         for place, augment in enumerate(self._live.augment):
             generator = torch.Generator(device=run.workload.device)
             generator.manual_seed(run.streams.seed32("augment", place, plan.step, 0))

@@ -77,6 +77,8 @@ class Plan:
         """
         if self.sources is not None:
             return self.sources, self.indices
+        if len(sizes) == 1:  # whose size a stream does not know
+            return np.zeros(len(self.indices), dtype=np.int64), self.indices
         starts = np.cumsum([0, *sizes.values()])  # numbered through all sources
         sources = np.searchsorted(starts, self.indices, side="right") - 1
         return sources, self.indices - starts[sources]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,9 +142,7 @@ def fork(
     return branch_at(stored, step_of("at", at), regime, out).train(max_time, progress)
 
 
-def branch_longer(
-    stored: Stored, budget: str, schedule: str | None, at: int | None, out: str | Path | None
-) -> Branch:
+def branch_longer(stored: Stored, budget: str, schedule: str | None, at: int | None, out: str | Path | None) -> Branch:
     """Make the folder of a longer child; see `extend`."""
     extra: Duration = extra_of(budget)
     step = stored.end() if at is None else step_of("at", at)

@@ -116,17 +116,19 @@ def _with_schedules(run: Run, plain: Regime, mode: str) -> Regime:
 def _then(run: Run, value: Any, cool: bool) -> Any:
     """A knob that was what it is up to now, and from here on holds or goes down to 0."""
     if isinstance(value, ControlledPair):
-        cooled, sides = False, dict[str, Any]()
-        for name in ("left", "right"):  # one factor of a rate going to 0 takes the whole there
-            side = getattr(value, name)
-            varies = isinstance(side, Schedule) or isinstance(side, ControlledPair)
-            sides[name] = _then(run, side, cool and not cooled) if varies else side
-            cooled = cooled or varies
-        return ControlledPair(value.operation, sides["left"], sides["right"])
+        return _then_pair(run, value, cool)
     if isinstance(value, Controller):
+        if cool:
+            raise DeclarationError(
+                f"got 'cooldown', but a rate is {show(value)}, which nothing but itself brings down; allowed: rescale, hold, "
+                "or a product of it and a number or a schedule",
+                "schedule",
+            )
         return value
     if isinstance(value, Schedule) and len(clocks(value)) > 1:
-        raise DeclarationError(f"got {show(value)}, which follows both the phase and the run; allowed: rescale", "schedule")
+        raise DeclarationError(
+            f"got {show(value)}, which follows both the phase and the run; allowed: rescale", "schedule"
+        )
     over = next(iter(clocks(value))) if isinstance(value, Schedule) else "phase"
     at, whole = _place(run, over)
     unit = run.phase.length.unit
@@ -141,6 +143,26 @@ def _then(run: Run, value: Any, cool: bool) -> Any:
         return first  # a window holds its last value
     rest = Linear(now, 0.0, over=over) if cool else Constant(now, over=over)
     return Then(first, rest, Duration(at, unit), over=over)
+
+
+def _then_pair(run: Run, value: ControlledPair, cool: bool) -> ControlledPair:
+    """A product or sum with a controller in it, whose state goes on: its form stays, and only its other sides change."""
+    sides = {"left": value.left, "right": value.right}
+    cooled = list(sides) if cool else []
+    if cool and value.operation == "*":  # one factor that goes to 0 takes the product there
+        cooled = [min(sides, key=lambda name: _stiffness(sides[name]))]
+    done = {
+        name: _then(run, side, name in cooled) if isinstance(side, Schedule | Controller) or name in cooled else side
+        for name, side in sides.items()
+    }
+    return ControlledPair(value.operation, done["left"], done["right"])
+
+
+def _stiffness(side: Any) -> int:
+    """How hard a side is to bring down: a number or a schedule can be, a pair in one of its sides, else nothing."""
+    if not isinstance(side, Controller):
+        return 0
+    return 1 if isinstance(side, ControlledPair) else 2
 
 
 def _place(run: Run, over: str) -> tuple[float, float]:
@@ -165,7 +187,7 @@ def _refuse_choice(run: Run, plain: Regime) -> None:
     said = []
     for mode in MODES:
         try:
-            course = _courses(run, longer_plainly(run, plain, mode)).get(path)
+            course = _courses(run, _under(run, plain, mode)).get(path)
         except DeclarationError:
             continue
         if course is not None:
@@ -175,7 +197,7 @@ def _refuse_choice(run: Run, plain: Regime) -> None:
     )
 
 
-def longer_plainly(run: Run, plain: Regime, mode: str) -> Regime:
+def _under(run: Run, plain: Regime, mode: str) -> Regime:
     """The longer regime under one of the modes."""
     return plain if mode == "rescale" else _with_schedules(run, plain, mode)
 

@@ -190,7 +190,11 @@ def window_of(steps: Any) -> tuple[int, int]:
         found = (found.start, found.stop)
     if isinstance(found, int) and not isinstance(found, bool):
         found = (found, found + 1)
-    if not isinstance(found, tuple) or len(found) != 2 or not 0 <= step_of("steps", found[0]) < step_of("steps", found[1]):
+    if (
+        not isinstance(found, tuple)
+        or len(found) != 2
+        or not 0 <= step_of("steps", found[0]) < step_of("steps", found[1])
+    ):
         raise DeclarationError(
             f"got {show(steps)}; allowed: the first step and the one after the last, for example 4120:4135", "steps"
         )
@@ -202,5 +206,7 @@ def _examples(without: Any) -> list[str]:
     for example in given:
         text = str(example)
         if isinstance(example, bool) or not text.rpartition(":")[2].isdecimal():
-            raise DeclarationError(f"got {show(example)}; allowed: the number of an example, or source:number", "without")
+            raise DeclarationError(
+                f"got {show(example)}; allowed: the number of an example, or source:number", "without"
+            )
     return [str(example) for example in given]
