@@ -85,9 +85,10 @@ def check_past(parent: Run, child: Run) -> None:
         raise DeclarationError("got another; allowed: the names of the parent's phases, which its data know", "name")
     place, step = parent.frame.phase, parent.frame.step
     for old, new in zip(parent.phases[:place], child.phases):
-        found = paths.diff(old.declaration, new.declaration, new.name)
-        if found or old.length.total != new.length.total or old.length.unit != new.length.unit:
-            key = found[0].path if found else f"{new.name}.budget"
+        budget = f"{new.name}.budget"  # an amount may be written in another way
+        found = [d.path for d in paths.diff(old.declaration, new.declaration, new.name) if d.path != budget]
+        if found or _extent(old) != _extent(new):
+            key = found[0] if found else budget
             raise DeclarationError(
                 f"got another value, but phase '{new.name}' is over at step {step}; allowed: edits of what follows, or a "
                 "fork at an earlier step",
