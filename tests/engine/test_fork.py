@@ -80,6 +80,18 @@ def test_at_trials_and_at_borders_of_phases(work, tmp_path, at):
     assert same_files(rg.fork(made, at).folder, made.folder) == []
 
 
+def test_a_checkpoint_after_the_trial_of_a_step_is_not_the_beginning_of_that_step(work, tmp_path):
+    """The trial that step 0 begins with is the child's own, under its own declaration."""
+    regime = PHASES.but({"warm.optimizer.lr": "RangeTest(0.001, 0.5, budget='6 steps')"})
+    for record in rg.stream(work, regime, out=tmp_path / "r", checkpoint="1 steps"):
+        if "trial" not in record.signals:
+            break  # the checkpoint after the trial's last step has been written
+    child = rg.fork(tmp_path / "r", 0, {"warm.optimizer.lr": "RangeTest(0.001, 0.9, budget='6 steps')"}, workload=work)
+    rows = [json.loads(row) for row in (child.folder / "records.jsonl").read_text().splitlines()]
+    assert max(row["knobs"]["optimizer.lr"] for row in rows if "trial" in row) > 0.25
+    assert checkpoint.read(child.folder / "start")["records_bytes"] == 0
+
+
 def test_a_rate_is_edited_and_the_next_step_is_the_formula(work, made):
     """Same batch, same momentum, another rate: p - lr (0.9 m + g), by hand."""
     child = rg.fork(made, 20, {"lr.peak": 0.02})
@@ -195,8 +207,7 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(made, at, edits, sentence)
     before = sorted(made.folder.parent.iterdir())
     with pytest.raises(DeclarationError, match=sentence):
         rg.fork(made, at, edits)
-    left = [path for path in made.folder.parent.iterdir() if path not in before]
-    assert all(not (path / "run.json").exists() and not (path / "start").exists() for path in left)
+    assert sorted(made.folder.parent.iterdir()) == before
 
 
 def test_what_is_over_is_not_edited(work, tmp_path):
@@ -261,12 +272,13 @@ def test_a_child_is_continued_as_any_run(work, made, tmp_path):
 
 def test_killed_while_its_folder_is_made_it_is_made_anew(work, made, tmp_path, monkeypatch):
     whole = rg.fork(made, 20, {"lr.peak": 0.1}, out=tmp_path / "whole")
-    for name in ("begin", "plant"):
+    for holder, name in ((Folder, "begin"), (checkpoint, "write")):
         with monkeypatch.context() as patch:
-            patch.setattr(Folder, name, lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(holder, name, lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
-                rg.fork(made, 21 if name == "begin" else 20, out=tmp_path / "c")
+                rg.fork(made, 21, out=tmp_path / "c")
         assert not (tmp_path / "c" / "run.json").exists()
+    assert (tmp_path / "c" / "records.jsonl").read_bytes().count(b"\n") == 21
     assert same_files(rg.fork(made, 20, {"lr.peak": 0.1}, out=tmp_path / "c").folder, whole.folder) == []
 
 

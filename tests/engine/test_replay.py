@@ -278,3 +278,18 @@ def test_a_run_that_was_killed_can_be_replayed_up_to_its_last_record(work, tmp_p
     assert [row["step"] for row in found.rows] == [21, 22]
     with pytest.raises(DeclarationError, match="allowed: steps 0 to 22"):
         rg.replay(tmp_path / "r", (22, 24), workload=work)
+
+
+def test_where_a_look_has_the_batch_drawn_anew_everything_sees_the_new_one(tmp_path):
+    """A curriculum scores all examples before the first step and draws again; the loss is that of what is then drawn."""
+    work = tiny.workload("values")
+    regime = rg.Regime(
+        optimizer=rg.SGD(lr=0.05), sampler=rg.OrderedPrefix(start_share=0.5), batch_size=6, budget="12 steps"
+    )
+    probe = rg.ExampleLoss(hardest=6, every="1 steps")
+    made = rg.run(work, regime, out=tmp_path / "r", probes=[probe])
+    for row in rg.replay(made, (0, 12)).rows:
+        assert sum(loss for _, loss in row["examples"]) / 6 == pytest.approx(row["loss"], rel=1e-5)
+        record = made.records[row["step"]]
+        seen = {str(int(record[f"example_loss/hardest_{rank}_example"])) for rank in range(1, 7)}
+        assert seen == {name for name, _ in row["examples"]}

@@ -59,8 +59,9 @@ class Place:
     def train(self, branch: Any, progress: bool | None, as_json: bool) -> None:
         """Say what changes, train the child, and report."""
         from regimes.cli.run import report
+        from regimes.engine import distributed
 
-        if not as_json:
+        if not as_json and distributed.join().first:
             for line in told(branch.changes, str(branch.stored.path), str(branch.folder)):
                 click.echo(line)
         before = (branch.folder / "result.json").exists()

@@ -132,8 +132,11 @@ class Folder:
         refuse_changes(found, declared, self.path)
         return found
 
-    def plant(self, run: Run, records: bytes) -> None:
-        """Write what a fork begins with, before its run.json: the records of its past, and the state it starts from.
+    def plant(
+        self, run: Run, records: bytes, content: dict[str, Any], lineage: dict[str, Any], workload_spec: Any,
+        options: dict[str, Any],
+    ) -> None:  # fmt: skip
+        """Make this the folder of a fork: the records of its past, the state it starts from, and last its run.json.
 
         Parameters
         ----------
@@ -141,13 +144,27 @@ class Folder:
             Where the fork begins.
         records : bytes
             Lines of the run that it is of, up to there.
+        content, lineage, workload_spec, options
+            As of `begin`.
+
+        Raises
+        ------
+        Locked
+            If another process makes it.
         """
-        part = self.path / f".part-records-{os.getpid()}"
-        part.write_bytes(records)
-        checkpoint.sync(part)
-        part.replace(self.path / "records.jsonl")
-        shutil.rmtree(self.path / START, ignore_errors=True)  # of a fork that was killed before it had a run.json
-        checkpoint.write(self.path, START, {"run": run.tree(), "records_bytes": len(records)})
+        self.lock()
+        try:
+            if (self.path / "run.json").exists():  # another process has been faster
+                return
+            part = self.path / f".part-records-{os.getpid()}"
+            part.write_bytes(records)
+            checkpoint.sync(part)
+            part.replace(self.path / "records.jsonl")
+            shutil.rmtree(self.path / START, ignore_errors=True)  # of a fork that was killed before it had a run.json
+            checkpoint.write(self.path, START, {"run": run.tree(), "records_bytes": len(records)})
+            self.begin(run, workload_spec, options, content, lineage)
+        finally:
+            self.unlock()
 
     # -- during --------------------------------------------------------------------------------------------
 

@@ -54,11 +54,7 @@ def fork(stored: Stored, at: int, regime: Regime, out: Path, workload_spec: Any 
     folder = Folder(out)
     lineage = {"folder": str(stored.path.absolute()), "parent": stored.declared["key"], "at": at}
     lineage |= {"command": stored.declared["command"]}
-    folder.lock()
-    try:
-        if (out / "run.json").exists():
-            found = folder.begin(child, workload_spec, stored.options, content, lineage)
-            return dict(found["lineage"]["changes"])
+    if not (out / "run.json").exists():
         again = stored.again(at)
         begun = again.begun
         parent = again.until(at)
@@ -66,11 +62,9 @@ def fork(stored: Stored, at: int, regime: Regime, out: Path, workload_spec: Any 
         said = adopt(child, parent)
         lineage["changes"] = changes(parent, child) | said | {"trained_again": [begun, at]}
         with (stored.path / "records.jsonl").open("rb") as records:
-            folder.plant(child, records.read(again.offset))
-        folder.begin(child, workload_spec, stored.options, content, lineage)
-        return lineage["changes"]
-    finally:
-        folder.unlock()
+            folder.plant(child, records.read(again.offset), content, lineage, workload_spec, stored.options)
+    found = folder.begin(child, workload_spec, stored.options, content, lineage)
+    return dict(found["lineage"]["changes"])
 
 
 def check_past(parent: Run, child: Run) -> None:

@@ -154,16 +154,12 @@ class Left:
         without = {"examples": list(self.examples), "from": start}
         lineage = {"folder": str(stored.path.absolute()), "parent": stored.declared["key"], "at": self.run.frame.step}
         lineage |= {"without": without, "command": stored.declared["command"]}
-        beginning, folder = stored.begin(), Folder(out)
-        content = identity(beginning)
-        folder.lock()
-        try:
-            if not (out / "run.json").exists():
-                with (stored.path / "records.jsonl").open("rb") as file:
-                    folder.plant(self.run, file.read(offset) + b"".join(self.lines))
-            folder.begin(beginning, workload_spec, stored.options, content, lineage)
-        finally:
-            folder.unlock()
+        content, folder = identity(stored.begin()), Folder(out)
+        if not (out / "run.json").exists():
+            with (stored.path / "records.jsonl").open("rb") as file:
+                past = file.read(offset) + b"".join(self.lines)
+            folder.plant(self.run, past, content, lineage, workload_spec, stored.options)
+        folder.begin(self.run, workload_spec, stored.options, content, lineage)
 
 
 def write(path: Path, lines: Sequence[bytes], facts: Sequence[dict[str, Any]], told: dict[str, Any]) -> None:

@@ -10,8 +10,9 @@ from regimes.core.duration import Duration
 from regimes.core.errors import DeclarationError, show
 from regimes.core.notation import parse
 from regimes.core.regime import Regime
-from regimes.engine import api
+from regimes.engine import api, distributed
 from regimes.engine import fork as forks
+from regimes.engine.folder import read_json
 from regimes.engine.result import RunResult
 from regimes.engine.stored import Stored
 from regimes.engine.workload import Workload
@@ -54,9 +55,12 @@ class Branch(NamedTuple):
 def branch_at(stored: Stored, at: int, regime: Regime, out: str | Path | None) -> Branch:
     """Make the folder of a child run; see `fork`."""
     folder = Path(out) if out is not None else beside(stored.path, f"fork{at}-{regime.hash[:6]}")
-    with threads_of(stored):
-        changes = forks.fork(stored, at, regime, folder, stored.declared["workload_spec"])
-    return Branch(stored, regime, folder, changes)
+    world = distributed.join()
+    if world.first:
+        with threads_of(stored):
+            forks.fork(stored, at, regime, folder, stored.declared["workload_spec"])
+    world.wait()  # of several processes one makes it, and all train it
+    return Branch(stored, regime, folder, read_json(folder / "run.json")["lineage"]["changes"])
 
 
 def beside(path: Path, name: str) -> Path:
