@@ -37,11 +37,13 @@ if TYPE_CHECKING:
     from regimes.schedules import *  # noqa: F403
     from regimes.selectors import *  # noqa: F403
     from regimes.sources import *  # noqa: F403
+    from regimes.study.branches import extend, fork
     from regimes.study.command import Command
     from regimes.study.compare import compare
     from regimes.study.foreign.verdict import verdict
     from regimes.study.plan import Plan, plan
     from regimes.study.ranges import between, times
+    from regimes.study.replays import Replay, replay
     from regimes.study.study import Study
     from regimes.weights import *  # noqa: F403
 
@@ -58,11 +60,13 @@ _ELSEWHERE = {
     "regimes.engine.run": ("Run",),
     "regimes.engine.workload": ("Workload",),
     "regimes.integrations.lr_scheduler": ("lr_scheduler",),
+    "regimes.study.branches": ("extend", "fork"),
     "regimes.study.command": ("Command",),
     "regimes.study.compare": ("compare",),
     "regimes.study.foreign.verdict": ("verdict",),
     "regimes.study.plan": ("Plan", "plan"),
     "regimes.study.ranges": ("between", "times"),
+    "regimes.study.replays": ("Replay", "replay"),
     "regimes.study.study": ("Study",),
 }
 _MODULES = {name: module for module, names in _ELSEWHERE.items() for name in names}

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import regimes as rg
+from regimes.core.notation import parse
 from regimes.engine import identity
 from regimes.engine.code import Reader
 
@@ -317,3 +318,18 @@ def test_a_value_counts_wherever_code_holds_it(make, value):
     assert read(value) != read(0.25)
     if isinstance(value, torch.Tensor | np.ndarray):
         assert read(value) != read(value * 2)
+
+
+def test_one_part_at_two_places_is_as_two_equal_parts(work):
+    """A regime that is read back from its folder holds no part twice: it is the same run."""
+    rate, rule = rg.Cosine(0.1, warmup="20%"), rg.SGD(lr=0.1, momentum=0.5)
+    phases = [
+        rg.Phase("a", budget="40%", optimizer=rg.SGD(lr=rate), grad_transforms=[rg.ClipNorm(1.0)]),
+        rg.Phase("b", budget="60%", optimizer=rg.SAM(rg.SGD(lr=rate)), average=rg.EMA(0.9)),
+    ]
+    regime = rg.Regime(phases, batch_size=8, budget="10 steps")
+    assert identity.identity(rg.Run(work, regime)) == identity.identity(rg.Run(work, parse(repr(regime))))
+    groups = rg.Regime(
+        optimizer=rg.Groups([rg.Group("*.bias", rule), rg.Group("*", rule)]), batch_size=8, budget="10 steps"
+    )
+    assert identity.identity(rg.Run(work, groups)) == identity.identity(rg.Run(work, parse(repr(groups))))

@@ -77,6 +77,15 @@ def test_padding_counts_as_nothing_even_where_its_loss_is_not_finite():
         "hardest_1": 8.0,
         "hardest_2": 2.5,
     }
+    numbered = View(nn.Identity(), lambda model, batch: units, None, numbers=[40, 41, 42, 43], sources=[0, 0, 0, 1])
+    assert rg.ExampleLoss(quantiles=[], hardest=2).measure(numbered) == {
+        "hardest_1": 8.0,
+        "hardest_1_example": 43.0,
+        "hardest_1_source": 1.0,
+        "hardest_2": 2.5,
+        "hardest_2_example": 40.0,
+        "hardest_2_source": 0.0,
+    }
 
 
 def test_example_loss_equals_torch_quantiles_of_the_same_forward():

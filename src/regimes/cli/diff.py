@@ -72,15 +72,13 @@ def _refused(text: str) -> str:
 
 
 def _of_run(folder: Path) -> dict[str, Any]:
-    from regimes.cli.resume import user_modules
     from regimes.core.errors import DeclarationError
     from regimes.core.notation import parse
     from regimes.engine.folder import read_json
-    from regimes.study import specs
+    from regimes.study.stored import prepare_imports
 
     declared = read_json(folder / "run.json")
-    specs.importable(Path(declared["directory"]))
-    user_modules(declared)
+    prepare_imports(declared)
     seed = declared["identity"]["seed"]
     try:
         regime = parse(declared["regime"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shlex
@@ -26,17 +25,17 @@ def command(directory: str, progress: bool | None, as_json: bool) -> None:
     the recorded command is run again in its recorded directory.
     """
     folder = Path(directory).resolve()
-    declared = _declared(folder, directory)
+    declared = declared_in(folder, directory)
     if declared.get("workload_spec") is None:
         _repeat(declared)
-    _go_to(declared["directory"])
+    go_to(declared["directory"])
     result, before = _continue(folder, declared, progress)
     from regimes.cli.run import report
 
     report(result, finished_before=before, as_json=as_json)
 
 
-def _declared(folder: Path, called: str) -> dict[str, Any]:
+def declared_in(folder: Path, called: str) -> dict[str, Any]:
     """Return what run.json says; torch is not needed for it."""
     from regimes.core.errors import ResumeError
 
@@ -60,10 +59,10 @@ def _continue(folder: Path, declared: dict[str, Any], progress: bool | None) -> 
     from regimes.core.notation import parse
     from regimes.engine import api
     from regimes.study import specs
+    from regimes.study.stored import prepare_imports
 
-    files = [Path(text) for text in declared["command"] if text.endswith((".yaml", ".yml", ".py"))]
-    specs.importable(Path.cwd(), *(file.resolve().parent for file in files))
-    user_modules(declared)
+    specs.importable(Path.cwd())
+    prepare_imports(declared)
     torch.set_num_threads(declared.get("threads", torch.get_num_threads()))
     options = dict(declared["options"])
     options["probes"] = [parse(text) for text in options.get("probes", ())]
@@ -81,18 +80,8 @@ def _continue(folder: Path, declared: dict[str, Any], progress: bool | None) -> 
     return result, before
 
 
-def user_modules(declared: dict[str, Any]) -> None:
-    """Import the modules of the user's own classes that a run was made of; whoever names its folder names them."""
-    from regimes.core.errors import DeclarationError
-    from regimes.study.specs import user_module
-
-    for name in declared["identity"].get("sources", ()):
-        if not name.startswith(("regimes.", "_regimes_", "__main__")):
-            with contextlib.suppress(DeclarationError):  # what is missing is named when the regime is read
-                user_module(name)
-
-
-def _go_to(directory: str) -> None:
+def go_to(directory: str) -> None:
+    """Work in the directory in which a run was started, which its workload may name files of."""
     if os.path.isdir(directory):
         os.chdir(directory)
     else:
@@ -107,6 +96,6 @@ def _repeat(declared: dict[str, Any]) -> None:
         f"{declared['directory']}: {shlex.join(command)}",
         err=True,
     )
-    _go_to(declared["directory"])
+    go_to(declared["directory"])
     sys.stdout.flush()
     os.execv(command[0], command)

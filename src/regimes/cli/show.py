@@ -94,11 +94,14 @@ def _show_run(folder: Path, as_json: bool) -> None:
     losses = [row["loss"] for row in rows if isinstance(row.get("loss"), int | float)]
     facts |= {"steps_recorded": len(rows), "seconds": records.seconds(folder), "notes": said}
     facts |= _skipped(rows)
+    forked = {} if "lineage" not in declared else {"lineage": declared["lineage"]}
     if as_json:
-        common.print_json(facts | {"folder": str(folder), "command": declared.get("command")})
+        common.print_json(facts | {"folder": str(folder), "command": declared.get("command")} | forked)
         return
     click.echo(f"{folder}: {facts['workload']}, seed {facts['seed']}, {facts['status']} at step {facts['step']}")
     click.echo(f"  {facts['regime']}")
+    if (lineage := declared.get("lineage")) is not None:
+        click.echo(f"  a fork of {lineage['folder']} at step {lineage['at']}, of which the records up to there are")
     if losses:
         drawn = [math.log(loss) for loss in losses] if min(losses) > 0 else losses
         click.echo(f"  loss {losses[0]:.4g} {sparkline(drawn, 48)} {losses[-1]:.4g}   {facts['seconds']:.1f} s")

@@ -225,9 +225,6 @@ def _tokens(records: Sequence[dict[str, Any]], run: Run) -> int:
 
 def _by_source(plan: Plan, sizes: dict[str, int]) -> Iterator[tuple[str, np.ndarray]]:
     """(source, its examples) of a plan."""
-    indices, sources, starts = plan.indices, plan.sources, np.cumsum([0, *sizes.values()])
-    if sources is None:  # numbered through all sources
-        sources = np.searchsorted(starts, indices, side="right") - 1
-        indices = indices - starts[sources]
+    sources, indices = plan.placed(sizes)
     for place, name in enumerate(sizes):
         yield name, indices[sources == place]

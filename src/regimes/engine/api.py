@@ -122,10 +122,7 @@ class Session:
         mark = self._mark()
         while not run.finished:
             self.observer.before()
-            record = run.step()
-            if self.observer.probes and "trial" not in record.signals:
-                observed = self.observer.after()
-                record = record._replace(signals=record.signals | observed) if observed else record
+            record = self.observer.noted(run.step())
             if self.writer is not None:
                 self.writer.add(record)
             self._last = record

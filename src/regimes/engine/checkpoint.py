@@ -85,6 +85,23 @@ def read(path: Path) -> dict[str, Any]:
     return trees.restore(content["tree"], tensors)
 
 
+def frame(path: Path) -> dict[str, Any]:
+    """Return where a checkpoint stands, without its tensors: step, finished, records_bytes, and whether in a trial.
+
+    Raises
+    ------
+    ResumeError
+        If it is truncated or foreign.
+    """
+    try:
+        tree = json.loads((path / "state.json").read_text())["tree"]
+        run, (outer, *inner) = tree["run"], tree["run"]["frames"]
+        place = {"step": outer["step"], "finished": run["finished"], "inner": bool(inner)}
+        return place | {"records_bytes": tree["records_bytes"]}
+    except (OSError, ValueError, KeyError, TypeError) as why:
+        raise ResumeError(f"checkpoint {path} is not whole ({why})") from None
+
+
 def names(folder: Path) -> list[str]:
     """Names of the finished checkpoints, newest first."""
     if not folder.is_dir():

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from regimes.core import paths
 from regimes.core.component import Component
+from regimes.core.duration import Duration
 
 _OURS = Path(__file__).resolve().parent.parent
 _STANDARD = tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")})
@@ -62,7 +62,8 @@ class Reader:
             self._add(module, repr(value))
             return
         self._add(module, type(value).__qualname__)
-        if not isinstance(value, tuple | frozenset):  # of equal constants a compiler may make one or several
+        # Of equal constants a compiler may make one or several, and a declaration may hold one part at two places.
+        if not isinstance(value, tuple | frozenset | Component | Duration):
             if id(value) in self._seen:
                 return
             self._seen[id(value)] = value
@@ -180,8 +181,8 @@ class Reader:
         elif isinstance(value, functools.partial):
             self._values((), (value.args, value.keywords), vars(value), module)
         elif isinstance(value, Component):
-            for path, part in paths.walk(value):
-                self._add(module, path)
+            for name, part in value.children():
+                self._add(module, name)
                 self.read(part, module)
         elif (_open(value) or own(cls.__module__)) and (state := _state(value)):
             self.read(state, module)

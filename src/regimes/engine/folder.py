@@ -1,6 +1,7 @@
 """The run folder: the truth about a run, whole at every moment.
 
-run.json (written at the start), records.jsonl, times.jsonl, checkpoints/, final/, and result.json when finished.
+run.json (written at the start), records.jsonl, times.jsonl, checkpoints/, final/, and result.json when finished. A fork
+has start/ besides: the checkpoint that it begins from.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from regimes.core.errors import ResumeError
+from regimes.core.errors import DeclarationError, ResumeError
 from regimes.core.notation import parse
 from regimes.core.regime import Regime
 from regimes.core.registry import USER_MODULES
-from regimes.engine import checkpoint
+from regimes.engine import checkpoint, fork_command
 from regimes.engine.identity import identity, key
 from regimes.engine.run import Run
 
 FORMAT = 1
+#: The checkpoint that a fork begins from; it is never deleted.
+START = "start"
 
 
 class Locked(ResumeError):
@@ -72,7 +75,12 @@ class Folder:
         self._lock.release()
 
     def begin(
-        self, run: Run, workload_spec: Any, options: dict[str, Any], content: dict[str, Any] | None = None
+        self,
+        run: Run,
+        workload_spec: Any,
+        options: dict[str, Any],
+        content: dict[str, Any] | None = None,
+        lineage: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Write run.json at the start, or check that what stands there is the same run.
 
@@ -86,6 +94,9 @@ class Folder:
             As `regimes.run` takes them.
         content : dict, optional
             The identity of the run, where it is known already.
+        lineage : dict, optional
+            Of a fork at its start: from which run, at which step, with which edits. Whoever names the folder of a fork
+            later means that fork.
 
         Raises
         ------
@@ -93,6 +104,12 @@ class Folder:
             If the folder holds another regime, seed, workload or code, naming what differs.
         """
         content = identity(run) if content is None else content
+        file = self.path / "run.json"
+        found = read_json(file) if file.exists() else None
+        if found is not None and lineage is None:
+            lineage = found.get("lineage")
+        if lineage is not None:
+            content = content | {"lineage": descent(lineage)}
         declared = {
             "format": FORMAT,
             "key": key(content),
@@ -107,13 +124,47 @@ class Folder:
             "threads": torch.get_num_threads(),
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
-        file = self.path / "run.json"
-        if not file.exists():
+        if lineage is not None:
+            declared["lineage"] = lineage
+        if found is None:
             write_json(file, declared)
             return declared
-        found = read_json(file)
         refuse_changes(found, declared, self.path)
         return found
+
+    def plant(
+        self, run: Run, records: bytes, content: dict[str, Any], lineage: dict[str, Any], workload_spec: Any,
+        options: dict[str, Any],
+    ) -> None:  # fmt: skip
+        """Make this the folder of a fork: the records of its past, the state it starts from, and last its run.json.
+
+        Parameters
+        ----------
+        run : Run
+            Where the fork begins.
+        records : bytes
+            Lines of the run that it is of, up to there.
+        content, lineage, workload_spec, options
+            As of `begin`.
+
+        Raises
+        ------
+        Locked
+            If another process makes it.
+        """
+        self.lock()
+        try:
+            if (self.path / "run.json").exists():  # another process has been faster
+                return
+            part = self.path / f".part-records-{os.getpid()}"
+            part.write_bytes(records)
+            checkpoint.sync(part)
+            part.replace(self.path / "records.jsonl")
+            shutil.rmtree(self.path / START, ignore_errors=True)  # of a fork that was killed before it had a run.json
+            checkpoint.write(self.path, START, {"run": run.tree(), "records_bytes": len(records)})
+            self.begin(run, workload_spec, options, content, lineage)
+        finally:
+            self.unlock()
 
     # -- during --------------------------------------------------------------------------------------------
 
@@ -138,8 +189,11 @@ class Folder:
         return path
 
     def newest(self) -> tuple[dict[str, Any] | None, list[str]]:
-        """Return the newest whole checkpoint and what was refused on the way."""
-        return checkpoint.newest(self.checkpoints)
+        """Return the newest whole checkpoint and what was refused on the way; a fork has the one that it began from."""
+        tree, said = checkpoint.newest(self.checkpoints)
+        if tree is None and (self.path / START).is_dir():
+            tree = checkpoint.read(self.path / START)
+        return tree, said
 
     def finish(self, run: Run, result: dict[str, Any]) -> None:
         """Write final/ and, last of all, result.json: from then on the run is finished.
@@ -198,6 +252,11 @@ def _unshared(tensors: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def descent(lineage: dict[str, Any]) -> dict[str, Any]:
+    """What of a lineage is part of a fork's identity: which run it is of (by its key), where, and what was left out."""
+    return {name: lineage[name] for name in ("parent", "at", "without") if name in lineage}
+
+
 def refuse_changes(found: dict[str, Any], declared: dict[str, Any], path: Path) -> None:
     """Refuse to continue a folder under another declaration, naming the differing paths."""
     if found.get("format") != FORMAT:
@@ -206,26 +265,30 @@ def refuse_changes(found: dict[str, Any], declared: dict[str, Any], path: Path) 
         return
     old, new = found["identity"], declared["identity"]
     if old["regime"] != new["regime"]:
-        raise ResumeError(f"{path} holds another regime; {_regime_difference(found['regime'], declared['regime'])}")
-    differing = [name for name in new if old.get(name) != new[name]]
-    first = differing[0]
-    detail = f"{first}: {_short(old.get(first), new[first])}"
+        said = _regime_difference(path, found["regime"], declared["regime"])
+        raise ResumeError(f"{path} holds another regime; {said}")
     raise ResumeError(
-        f"{path} holds a run of another {'program' if first == 'sources' else first}; {detail}; "
-        "continuing would mix two runs in one folder; give another out="
+        f"{path} holds a run of {other(old, new)}; continuing would mix two runs in one folder; give another out="
     )
 
 
-def _regime_difference(old: str, new: str) -> str:
+def other(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """Say in what the second of two identities first differs."""
+    first = next(name for name in dict.fromkeys([*new, *old]) if old.get(name) != new.get(name))
+    what = {"sources": "program"}.get(first, first)
+    return f"another {what}; {first}: {_short(old.get(first), new.get(first))}"
+
+
+def _regime_difference(path: Path, old: str, new: str) -> str:
     try:
         before, after = parse(old), parse(new)
-        if isinstance(before, Regime) and isinstance(after, Regime):
-            rows = [f"{d.path}: {d.old} -> {d.new}" for d in before.diff(after)]
-            if rows:
-                return "it differs in " + "; ".join(rows) + "; give another out="
-    except ValueError:
-        pass
-    return f"there stands {old}; give another out="
+    except DeclarationError:
+        return f"there stands {old}; give another out="
+    if not isinstance(before, Regime) or not isinstance(after, Regime) or before == after:
+        return f"there stands {old}; give another out="
+    rows = "; ".join(f"{d.path}: {d.old} -> {d.new}" for d in before.diff(after))
+    fork = fork_command.command(path, before, after)
+    return f"it differs in {rows}; give another out=" + (f", or fork it: {fork}" if fork else "")
 
 
 def _short(old: Any, new: Any) -> str:

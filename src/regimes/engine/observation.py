@@ -40,6 +40,8 @@ class Observer:
     run : Run
     probes : sequence of Probe
         Their values are named ``<class in snake case>[_2, _3 ...][/<value>]``.
+    default : Duration or None
+        Cadence of probes that name none; None is every step.
 
     Raises
     ------
@@ -47,18 +49,20 @@ class Observer:
         If a probe's cadence cannot be converted to a phase's budget.
     """
 
-    def __init__(self, run: Any, probes: Sequence[Probe]) -> None:
-        self.run, self.probes = run, tuple(probes)
+    def __init__(self, run: Any, probes: Sequence[Probe], default: Duration | None = _OFTEN) -> None:
+        self.run, self.probes, self._default = run, tuple(probes), default
         self._names = _names(self.probes)
         self._cadences = [[self._cadence(phase, probe) for probe in self.probes] for phase in run.phases]
         self._previous: dict[str, Tensor] | None = None
         self._initial: dict[str, Tensor] | None = None
         self._before: tuple[int, float] | None = None
 
-    @staticmethod
-    def _cadence(phase: Any, probe: Probe) -> float:
+    def _cadence(self, phase: Any, probe: Probe) -> float:
+        cadence = probe.every or self._default
+        if cadence is None:
+            return 0.0
         try:
-            every = phase.length.amount(probe.every or _OFTEN)
+            every = phase.length.amount(cadence)
             if every <= 0.0:
                 raise DeclarationError(f"got '{probe.every}'; allowed: more than nothing")
         except DeclarationError as why:
@@ -70,6 +74,7 @@ class Observer:
         if not self.probes:
             return
         run = self.run
+        run.ready()  # a look that somebody takes before the step may have what was drawn drawn anew
         self._before = run.frame.phase, run.consumed
         self._plan = run.frame.plans[0]
         knobs = run.phase.step_knobs.values(run.states["knobs"], run.position) | self._plan.knobs
@@ -98,6 +103,11 @@ class Observer:
         due = self._due(run.consumed)
         return self._measure(due) if due else {}
 
+    def noted(self, record: Any) -> Any:
+        """Return the record of the step that was made, with what is due; those of trials are as they are."""
+        found = self.after() if self.probes and "trial" not in record.signals else {}
+        return record._replace(signals=record.signals | found) if found else record
+
     def _measure(self, due: list[tuple[str, Probe]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         errors: list[str] = []
@@ -119,17 +129,20 @@ class Observer:
 
     def view(self, initial: bool = False) -> View:
         """Return the view of this moment, with the weights at step 0 where they are asked for."""
-        run = self.run
+        run, part = self.run, self._part()
+        sources, numbers = part.placed(run.view.sizes)
         return View(
             run.model,
             self._losses,
-            self._step_batch(),
+            self._step_batch(part),
             parameters=run.parameters,
             previous=self._previous,
             initial=self._first_weights() if initial else None,
             groups=_groups(run.phase.declaration.optimizer, run.states["optimizer"]),
             batches=self._fixed_batches,
             size=run.view.size,
+            numbers=numbers.tolist(),
+            sources=sources.tolist() if len(run.view.sizes) > 1 else None,
         )
 
     def _first_weights(self) -> dict[str, Tensor]:
@@ -152,10 +165,14 @@ class Observer:
         with run.forward.precision():
             return (run.loss if loss is None else loss).units(run.states["loss"], model, batch)
 
-    def _step_batch(self) -> Any:
+    def _part(self) -> Plan:
+        """The plan of the step's first micro-batch."""
+        return self._plan.part(0, self.run.micro_batches(len(self._plan), self._live.micro_batch)[0])
+
+    def _step_batch(self, part: Plan) -> Any:
         """The first micro-batch that the step trained on, augmented as it was."""
         run, plan = self.run, self._plan
-        batch = run.read(plan.part(0, run.micro_batches(len(plan), self._live.micro_batch)[0]))
+        batch = run.read(part)
         for place, augment in enumerate(self._live.augment):
             generator = torch.Generator(device=run.workload.device)
             generator.manual_seed(run.streams.seed32("augment", place, plan.step, 0))
@@ -192,7 +209,7 @@ def _charged(run: Any) -> Iterator[None]:
 
 
 def _crosses(before: float, after: float, every: float) -> bool:
-    return after == float("inf") or int(after / every + 1e-9) > int(before / every + 1e-9)
+    return every == 0.0 or after == float("inf") or int(after / every + 1e-9) > int(before / every + 1e-9)
 
 
 def _names(probes: Sequence[Probe]) -> list[str]:

@@ -67,6 +67,29 @@ class Plan:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def placed(self, sizes: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the position of each example's source, and its index within it.
+
+        Parameters
+        ----------
+        sizes : mapping of str to int
+            Examples in each source, in declared order.
+        """
+        if self.sources is not None:
+            return self.sources, self.indices
+        if len(sizes) == 1:  # whose size a stream does not know
+            return np.zeros(len(self.indices), dtype=np.int64), self.indices
+        starts = np.cumsum([0, *sizes.values()])  # numbered through all sources
+        sources = np.searchsorted(starts, self.indices, side="right") - 1
+        return sources, self.indices - starts[sources]
+
+    def chosen(self, keep: np.ndarray) -> Plan:
+        """The plan with the examples that a mask keeps; its cursor ends where it did."""
+        columns = {n: v[keep] if isinstance(v, np.ndarray) else v for n, v in self.columns.items()}
+        sources = None if self.sources is None else self.sources[keep]
+        weights = None if self.weights is None else self.weights[keep]
+        return Plan(self.step, self.indices[keep], sources, weights, columns, self.knobs, self.cursor)
+
     def part(self, start: int, stop: int) -> Plan:
         """The plan of a contiguous run of examples: a micro-batch."""
         if start == 0 and stop == len(self.indices):

@@ -10,7 +10,7 @@ from torch import nn
 
 from regimes.core import display
 from regimes.engine import records as records_on_disk
-from regimes.engine.folder import Folder
+from regimes.engine.folder import Folder, read_json
 from regimes.engine.run import Run
 from regimes.engine.work import Work
 
@@ -80,6 +80,11 @@ class RunResult:
             folder.path,
             [*notes, *said],
         )
+
+    @property
+    def lineage(self) -> dict[str, Any] | None:
+        """Of a fork: of which run it is (``folder``), at which step (``at``), and what changed there; else None."""
+        return None if self.folder is None else read_json(self.folder / "run.json").get("lineage")
 
     @property
     def steps(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -293,13 +294,26 @@ class Run:
 
     def step(self) -> Record:
         """Train one step; the caller's random state is put back."""
+        with self._apart():
+            trials.begin(self)
+            record = self._repeated_step()
+            return record if self.frame.trial is None else trials.note(self, record)
+
+    def ready(self) -> None:
+        """Begin the trial that the next step is of, if there is one: its plan is then the one that will be trained on."""
+        draws = self.forward.draws
+        with self._apart():
+            trials.begin(self)
+        self.forward.draws = self.forward.draws or draws  # where there was no forward, nothing is known yet
+
+    @contextlib.contextmanager
+    def _apart(self) -> Iterator[None]:
+        """Inside, random states are the run's; afterwards they are the caller's."""
         if self.finished:
             raise RunFailed("the run is finished; fork or extend it to train on")
         before = self.forward.callers_state()
         try:
-            trials.begin(self)
-            record = self._repeated_step()
-            return record if self.frame.trial is None else trials.note(self, record)
+            yield
         finally:
             self.forward.give_back(before)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -169,7 +170,7 @@ def carried(
         if path in ("model", "averaged", "cursor"):
             continue
         holder, key, source = find(old, new, path)
-        holder[key] = _moved(source, holder[key], results)
+        holder[key] = moved(source, holder[key], results)
         said["carried"].append(path)
     heads = {path.split(".")[0] for path in carry}
     said["reset"] = sorted(name for name in new if name not in heads and name in old)
@@ -193,8 +194,8 @@ def find(old: dict[str, Any], new: dict[str, Any], path: str) -> tuple[dict[str,
     return holder, parts[-1], source[parts[-1]]
 
 
-def _moved(old: Any, fresh: Any, results: Mapping[str, TransformResult]) -> Any:
-    """Return `old` for the new parameters: dicts under ``slots`` follow the name maps."""
+def moved(old: Any, fresh: Any, results: Mapping[str, TransformResult] = MappingProxyType({})) -> Any:
+    """Return `old` for the new parameters: dicts under ``slots`` follow the name maps, or names where there are none."""
     if isinstance(old, dict) and isinstance(fresh, dict):
         out = {}
         for key, value in old.items():
@@ -205,7 +206,7 @@ def _moved(old: Any, fresh: Any, results: Mapping[str, TransformResult]) -> Any:
             elif key == "owned":
                 out[key] = fresh[key]
             else:
-                out[key] = _moved(value, fresh.get(key), results)
+                out[key] = moved(value, fresh.get(key), results)
         return out
     return old
 

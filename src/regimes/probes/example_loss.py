@@ -20,7 +20,8 @@ class ExampleLoss(ViewProbe):
     .. math:: \ell_i = \frac{\sum_{u \in i} w_u \ell_u}{\sum_{u \in i} w_u}
 
     Examples without weight (padding only) are left out. Values are named ``q<percent>`` and ``hardest_1``,
-    ``hardest_2`` ... from the largest on.
+    ``hardest_2`` ... from the largest on; in a run, ``hardest_1_example`` is that example's number, and where there are
+    several sources ``hardest_1_source`` the position of its source.
 
     Parameters
     ----------
@@ -61,7 +62,13 @@ class ExampleLoss(ViewProbe):
 
     def measure(self, view: View) -> dict[str, float]:
         """Return quantiles and the largest losses."""
-        losses = view.example_losses().double()
+        losses, places = view.placed_losses()
+        losses = losses.double()
         found = {f"q{100 * q:g}": torch.quantile(losses, q).item() for q in self.quantiles}
-        largest = losses.topk(min(self.hardest, len(losses))).values.tolist()
-        return found | {f"hardest_{rank}": value for rank, value in enumerate(largest, start=1)}
+        largest = losses.topk(min(self.hardest, len(losses)))
+        for rank, (value, place) in enumerate(zip(largest.values.tolist(), largest.indices.tolist()), start=1):
+            found[f"hardest_{rank}"] = value
+            for name, known in (("example", view.numbers), ("source", view.sources)):
+                if known is not None:
+                    found[f"hardest_{rank}_{name}"] = float(known[int(places[place])])
+        return found

@@ -46,6 +46,10 @@ class View:
         at every call. Default: pieces of `batch`.
     size : int, optional
         Examples in the training data; None stands for a stream without end.
+    numbers : sequence of int, optional
+        Number of each example of `batch`, within its source.
+    sources : sequence of int, optional
+        Position of its source, where there are several.
     """
 
     def __init__(
@@ -60,8 +64,11 @@ class View:
         groups: Mapping[str, Sequence[str]] | None = None,
         batches: Callable[[int, int], list[Any]] | None = None,
         size: int | None = None,
+        numbers: Sequence[int] | None = None,
+        sources: Sequence[int] | None = None,
     ) -> None:
         self.model, self.batch, self.size = model, batch, size
+        self.numbers, self.sources = numbers, sources
         self.previous, self.initial = previous, initial
         self.parameters = dict(parameters or {n: p for n, p in model.named_parameters() if p.requires_grad})
         self.groups = dict(groups or {})
@@ -90,6 +97,16 @@ class View:
         DeclarationError
             If the loss function returns one number for the whole batch.
         """
+        return self.placed_losses()[0]
+
+    def placed_losses(self) -> tuple[Tensor, Tensor]:
+        """`example_losses`, and the place in the batch of each of these examples.
+
+        Raises
+        ------
+        DeclarationError
+            As `example_losses`.
+        """
         with torch.no_grad():
             found = self.losses()
         if isinstance(found, Tensor):
@@ -98,16 +115,16 @@ class View:
                     "got one number for the whole batch; allowed: losses per example (reduction='none') or UnitLosses",
                     "loss_fn",
                 )
-            return found.reshape(len(found), -1).mean(1)
+            return found.reshape(len(found), -1).mean(1), torch.arange(len(found))
         values = found.values.reshape(-1)
         if found.examples is None and found.weights is None:
-            return values
+            return values, torch.arange(len(values))
         place = torch.arange(len(values), device=values.device) if found.examples is None else found.examples
         weights = torch.ones_like(values) if found.weights is None else found.weights.to(values)
         size = int(place.max()) + 1
         mass = values.new_zeros(size).index_add_(0, place, weights)
         total = values.new_zeros(size).index_add_(0, place, torch.where(weights != 0, values * weights, 0.0))
-        return total[mass > 0] / mass[mass > 0]
+        return total[mass > 0] / mass[mass > 0], torch.nonzero(mass > 0).view(-1)
 
     def gradients(self, batch: Any = None, graph: bool = False) -> tuple[Tensor, ...]:
         """Gradient of the mean loss on a batch (default: the step's), in parameter order; `graph` keeps its own."""

@@ -36,6 +36,19 @@ def edited(found: RunFile | CompareFile, edits: Sequence[str]) -> RunFile | Comp
     return found
 
 
+def regime_with(regime: Regime, edits: Sequence[str]) -> Regime:
+    """Return a regime with values replaced, each edit ``path=value``.
+
+    Raises
+    ------
+    DeclarationError
+        If a path fits nothing, or a value is refused.
+    """
+    for text in edits:
+        regime = _set(regime, *_split(text), text)
+    return regime
+
+
 def _split(text: str) -> tuple[str, str]:
     name, sign, value = text.partition("=")
     if not sign or not name.strip() or not value.strip():
