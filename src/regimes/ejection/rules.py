@@ -1,0 +1,306 @@
+"""Optimizers in a script: torch's own where it has them, ``rg.optim`` where it lacks them, SAM and MeZO by hand."""
+
+from __future__ import annotations
+
+
+from typing import Any
+
+import torch
+
+from torch import nn
+
+from regimes.core import fields
+from regimes.core.errors import DeclarationError
+from regimes.ejection import names
+from regimes.ejection.text import Lines, Symbol, bracketed, literal
+from regimes.optimizers import SAM, SGD, AdamW, Groups, MeZO
+from regimes.optimizers.foreign.rule import Foreign
+from regimes.optimizers.foreign.torch_class import Torch
+from regimes.optimizers.tensorwise.rule import Tensorwise
+from regimes.optimizers.zeroth_order.mezo import BLOCK
+
+#: Rules that torch has, to the bit: the options that its class takes.
+_TORCHS: dict[type, tuple[str, tuple[str, ...]]] = {
+    AdamW: ("torch.optim.AdamW", ("lr", "betas", "eps", "weight_decay")),
+    SGD: ("torch.optim.SGD", ("lr", "momentum", "dampening", "weight_decay", "nesterov")),
+}
+_TORCH_DEFAULTS = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "momentum": 0.0, "dampening": 0.0, "nesterov": False}
+
+
+class Leaf:
+    """One rule on one group of parameters.
+
+    Parameters
+    ----------
+    rule : Optimizer
+        With symbols in place of what varies.
+    condition : str
+        Which parameters, of those that no earlier leaf took; empty for all that are left.
+    """
+
+    def __init__(self, own: Any, rule: Any, condition: str) -> None:
+        self.rule, self.condition = rule, condition
+        self.class_name, options, defaults = self._class(own)
+        self.fixed = {k: v for k, v in options.items() if not varies(v) and v != defaults.get(k, options)}
+        self.moving = {k: v for k, v in options.items() if varies(v)}
+        self.options, self.fused = options, type(rule) in _TORCHS
+
+    def _class(self, own: Any) -> tuple[str, dict[str, Any], dict[str, Any]]:
+        """Name of the class in the script, its options and their defaults."""
+        rule = self.rule
+        if isinstance(rule, Foreign):
+            cls = type(rule).find(rule.name)
+            _refuse_drawing(cls, dict(rule.options))
+            if not isinstance(rule, Torch):
+                own.script.need(f"from {cls.__module__.split('.')[0]} import {cls.__name__}")
+            return (f"torch.optim.{rule.name}" if isinstance(rule, Torch) else cls.__name__), dict(rule.options), {}
+        names_ = _TORCHS[type(rule)][1] if type(rule) in _TORCHS else tuple(fields.table(type(rule)))
+        options = {name: getattr(rule, name) for name in names_}
+        if type(rule) in _TORCHS:
+            weight_decay = {"weight_decay": 0.01 if type(rule) is AdamW else 0.0}
+            return _TORCHS[type(rule)][0], options, _TORCH_DEFAULTS | weight_decay
+        return f"rg.optim.{type(rule).__name__}", options, {n: i.default for n, i in fields.table(type(rule)).items()}
+
+    def arguments(self) -> list[str]:
+        """Keyword arguments of the constructor."""
+        return [f"{name}={literal(value)}" for name, value in self.fixed.items()]
+
+
+class Rules:
+    """The optimizer of a phase.
+
+    Parameters
+    ----------
+    own : PhaseText
+    """
+
+    def __init__(self, own: Any) -> None:
+        self.own, facts = own, own.facts
+        rule = own.live.optimizer
+        self.sam = rule if isinstance(rule, SAM) and rule.rho != 0.0 else None
+        if isinstance(rule, SAM):
+            rule = rule.base
+        self.mezo = rule if isinstance(rule, MeZO) else None
+        self.roles, self.named = facts.parameters.roles, facts.parameters
+        self.leaves = [] if self.mezo else self._leaves(rule, "")
+        _refuse_layout(facts)
+        _refuse_momentum(own)
+        classes = {leaf.class_name for leaf in self.leaves}
+        self.one = len(classes) <= 1
+        self.shared = facts.declared.optimizer.shared_evaluation_weights()
+        self.grouped = len(self.leaves) > 1
+
+    def _leaves(self, rule: Any, outer: str) -> list[Leaf]:
+        if not isinstance(rule, Groups):
+            return [Leaf(self.own, rule, outer)]
+        found = []
+        for group in rule.groups:
+            condition = names.group(group, self.named, self.roles)
+            both = " and ".join(f"({c})" if " or " in c else c for c in (outer, condition) if c)
+            found += self._leaves(group.rule, both)
+        return found
+
+    @property
+    def judged(self) -> str:
+        """Contexts inside which the parameters hold the weights that are judged, where these are others."""
+        if self.one:
+            return "optimizer.evaluating()"
+        own = [place for place, leaf in enumerate(self.leaves) if not leaf.rule.shared_evaluation_weights()]
+        return ", ".join(f"optimizers[{place}].evaluating()" for place in own)
+
+    # -- before the first step -------------------------------------------------------------------------------------
+
+    def setup(self, text: Lines) -> None:
+        """The instances, or what is set in those that an earlier phase hands over."""
+        if self.mezo:
+            return
+        if self.own.takes_in("optimizer"):
+            self._set_all(text)
+            return
+        if self.grouped:
+            self._assign(text)
+        if self.one:
+            text.add(f"optimizer = {self._instance()}")
+        else:
+            made = [f"{leaf.class_name}({', '.join([f'groups[{i}]', *self._arguments(leaf)])})" for i, leaf in enumerate(self.leaves)]
+            text.add(f"optimizers = [{', '.join(made)}]")
+
+    def _assign(self, text: Lines) -> None:
+        text.add(f"groups = [{', '.join('[]' for _ in self.leaves)}]")
+        by_name = any("name" in leaf.condition for leaf in self.leaves[:-1])
+        with text.block(f"for name, p in {self.own.named_parameters()}:" if by_name else "for p in parameters:"):
+            for place, leaf in enumerate(self.leaves):
+                last = place + 1 == len(self.leaves)
+                head = "else:" if last else f"{'elif' if place else 'if'} {leaf.condition}:"
+                with text.block(head):
+                    text.add(f"groups[{place}].append(p)")
+
+    @staticmethod
+    def _arguments(leaf: Leaf) -> list[str]:
+        return [*leaf.arguments(), *(["fused=True"] if leaf.fused else [])]
+
+    def _instance(self) -> str:
+        first = self.leaves[0]
+        if not self.grouped:
+            return f"{first.class_name}({', '.join(['parameters', *self._arguments(first)])})"
+        common = {k: v for k, v in first.fixed.items() if all(leaf.fixed.get(k, leaf) == v for leaf in self.leaves)}
+        entries = []
+        for place, leaf in enumerate(self.leaves):
+            given = {"params": f"groups[{place}]"}
+            given |= {k: literal(v) for k, v in leaf.fixed.items() if k not in common}
+            entries.append("{" + ", ".join(f'"{k}": {v}' for k, v in given.items()) + "}")
+        shared = [f"{k}={literal(v)}" for k, v in common.items()] + (["fused=True"] if first.fused else [])
+        return f"{first.class_name}({', '.join(['[' + ', '.join(entries) + ']', *shared])})"
+
+    def _set_all(self, text: Lines) -> None:
+        """An instance goes on under new numbers: those that do not vary are set here, once."""
+        for place, leaf in enumerate(self.leaves):
+            for name, value in leaf.options.items():
+                if not varies(value):
+                    text.add(f"{self._group(place)}[{literal(name)}] = {literal(value)}")
+
+    def _group(self, place: int) -> str:
+        return f"optimizer.param_groups[{place}]" if self.one else f"optimizers[{place}].param_groups[0]"
+
+    # -- in a step -------------------------------------------------------------------------------------------------
+
+    def write(self, text: Lines, final: Any) -> None:
+        """One step: gradients, what `final` writes of their transforms, the update.
+
+        Parameters
+        ----------
+        text : Lines
+        final : callable
+            Writes the transforms of the final gradient.
+        """
+        if self.mezo:
+            self._mezo(text)
+            return
+        if self.sam:
+            self._sam(text)
+        else:
+            self.own.evaluation.write(text)
+        final(text)
+        for place, leaf in enumerate(self.leaves):
+            for name, value in leaf.moving.items():
+                text.add(f"{self._group(place)}[{literal(name)}] = {literal(value)}")
+        if self.one:
+            text.add("optimizer.step()")
+        else:
+            with text.block("for optimizer in optimizers:"):
+                text.add("optimizer.step()")
+
+    @property
+    def instances(self) -> str:
+        """What is handed to a phase that goes on with it."""
+        return "optimizer" if self.one else "optimizers"
+
+    def _sam(self, text: Lines) -> None:
+        """Climb to the worst point near by, evaluate there, come back."""
+        facts, write = self.own.facts, self.own.evaluation.write
+        assert self.sam is not None
+        write(text)
+        adaptive = self.sam.adaptive
+        if facts.changed:
+            text.add("statistics = [buffer.clone() for buffer in model.buffers()]")
+        with text.block("with torch.no_grad():"):
+            text.add("here = [p.clone() for p in parameters]")
+            text.add("climb = " + ("[p.abs() * p.grad for p in parameters]" if adaptive else "[p.grad for p in parameters]"))
+            text.add("norm = torch.stack([g.norm() for g in climb]).norm()")
+            if adaptive:
+                text.add("climb = [g * p.abs() for p, g in zip(parameters, climb)]")
+            text.add(f"scale = ({self.sam.rho!r} / (norm + 1e-12)).item()")
+            with text.block("for p, g in zip(parameters, climb):"):
+                text.add("p.add_(g * scale)")
+        plain = self.own.evaluation.mean()
+        if plain or self.own.evaluation.micro is not None:
+            text.add("found = loss")
+        write(text, first=False)
+        with text.block("with torch.no_grad():"):
+            with text.block("for p, before in zip(parameters, here):"):
+                text.add("p.copy_(before)")
+            if facts.changed:
+                with text.block("for buffer, value in zip(model.buffers(), statistics):"):
+                    text.add("buffer.copy_(value)")
+        if plain or self.own.evaluation.micro is not None:
+            text.add("loss = found")
+
+    def _mezo(self, text: Lines) -> None:
+        """Two forwards, at theta + eps z and theta - eps z, and a step along z."""
+        rule, write, facts = self.mezo, self.own.evaluation.write, self.own.facts
+        assert rule is not None
+        self.own.uses_streams = True
+        eps = repr(rule.eps)
+        with text.block("with torch.no_grad():"):
+            text.add(f"move(parameters, {eps}, streams, step)")
+            write(text, grad=False)
+            text.add("found = loss")
+            if facts.changed:
+                text.add("statistics = [buffer.clone() for buffer in model.buffers()]")
+            text.add(f"move(parameters, -{bracketed(rule.eps)}, streams, step)", f"move(parameters, -{bracketed(rule.eps)}, streams, step)")
+            write(text, grad=False, first=False)
+            text.add(f"move(parameters, {eps}, streams, step)")
+            if facts.changed:
+                with text.block("for buffer, value in zip(model.buffers(), statistics):"):
+                    text.add("buffer.copy_(value)")
+            text.add(f"slope = (found - loss) / (2 * {bracketed(rule.eps)})")
+            if rule.weight_decay != 0.0:
+                with text.block("for p in parameters:"):
+                    text.add(f"p.mul_(1 - {bracketed(rule.lr)} * {bracketed(rule.weight_decay)})")
+            text.add(f"move(parameters, -{bracketed(rule.lr)} * slope, streams, step)")
+        text.add("loss = found")
+
+    def helpers(self) -> dict[str, list[str]]:
+        """The functions that it needs."""
+        if not self.mezo:
+            return {}
+        text, large = Lines(), any(p.numel() > BLOCK for p in self.named.values())
+        with text.block("def move(parameters, scale, streams, step):"):
+            text.add('"""Add `scale` times the normal noise of this step, drawn anew each time it is wanted."""')
+            text.add('generator = torch.Generator().manual_seed(streams.seed32("rule", "mezo", step))')
+            with text.block("for p in parameters:"):
+                if large:
+                    with text.block(f"for block in p.view(-1).split({BLOCK}):"):
+                        text.add("block.add_(torch.randn(block.shape, generator=generator), alpha=scale)")
+                else:
+                    text.add("p.add_(torch.randn(p.shape, generator=generator), alpha=scale)")
+        return {"move": text.lines}
+
+
+def varies(value: Any) -> bool:
+    """Whether an option holds a symbol."""
+    return isinstance(value, Symbol) or (isinstance(value, tuple) and any(map(varies, value)))
+
+
+def _refuse_drawing(cls: Any, options: dict[str, Any]) -> None:
+    """Refuse a class that draws random numbers: the engine sets the generators to an address before every step."""
+    with torch.random.fork_rng(devices=[]):
+        p = nn.Parameter(torch.ones(2, 2))
+        instance = cls([p], **{k: v for k, v in options.items() if not varies(v)})
+        before = torch.default_generator.get_state()
+        for _ in range(2):
+            p.grad = torch.ones_like(p)
+            instance.step()
+        if not torch.equal(before, torch.default_generator.get_state()):
+            raise DeclarationError(
+                f"got {cls.__name__}, which draws random numbers; allowed in a script: rules that draw none", "optimizer"
+            )
+
+
+def _refuse_layout(facts: Any) -> None:
+    for name, p in facts.parameters.items():
+        if not p.is_contiguous() or not p.is_floating_point():
+            raise DeclarationError(
+                f"got the parameter '{name}', whose memory torch's fused kernels do not take; allowed in a script: "
+                "contiguous floating-point parameters",
+                "optimizer",
+            )
+
+
+def _refuse_momentum(own: Any) -> None:
+    """Refuse a momentum that is 0 for a while: what becomes of the buffer then, torch and we do not do alike."""
+    for path, function in own.facts.phase.functions.items():
+        if path.endswith("momentum") and any(function(at) == 0.0 for at in own.facts.places or ()):
+            raise DeclarationError(
+                "got a momentum that reaches 0; allowed in a script: one that stays above it, or is 0 throughout", path
+            )
