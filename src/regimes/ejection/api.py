@@ -79,11 +79,11 @@ def eject(workload: Any, regime: Regime | None = None, seed: int | None = None) 
         streams = Streams(SEED, "main")
         parameters = list(model.parameters())
         optimizer = torch.optim.SGD(parameters, lr=0.1, fused=True)
-        order = shuffled(len(train), streams)
+        order = shuffled(len(train_data), streams)
         for step in range(100):
             rows = np.array(list(itertools.islice(order, 32)))
             model.zero_grad()
-            x, y = train.fetch(rows, {})
+            x, y = train_data.fetch(rows, {})
             losses = F.cross_entropy(model(x), y, reduction="none")
             loss = losses.mean()
             loss.backward()
@@ -163,7 +163,9 @@ def _source_of_file(file: RunFile) -> tuple[list[str], str]:
         raise DeclarationError(f"got '{file.path.name}'; allowed: a file whose name can be imported", "workload")
     from regimes.study.python_file import load
 
-    return [f"from {file.path.stem} import workload"], "workload()" if callable(load(file.path).workload) else "workload"
+    return [f"from {file.path.stem} import workload"], "workload()" if callable(
+        load(file.path).workload
+    ) else "workload"
 
 
 def loaded(text: str) -> Any:
@@ -187,10 +189,11 @@ def _differing(run: Run, model: torch.nn.Module, module: Any) -> list[str]:
 
 def _tree(model: torch.nn.Module) -> dict[str, Any]:
     state = state_of(model)
-    return {"weights": {k: v for k, v in state["model"].items() if isinstance(v, torch.Tensor)}, "buffers": state["buffers"]}
+    return {
+        "weights": {k: v for k, v in state["model"].items() if isinstance(v, torch.Tensor)},
+        "buffers": state["buffers"],
+    }
 
 
 def _equal(one: float, other: float) -> bool:
     return one == other or (one != one and other != other)
-
-

@@ -87,7 +87,11 @@ def _positions(own: Any, text: Lines) -> None:
         totals = facts.run._totals
         before, whole = totals[facts.phase.index], totals[-1]
         inner = f"done * {_plain(length.total)}"
-        text.add(f"run_done = ({_plain(before)} + {inner}) / {_plain(whole)}" if before else f"run_done = {inner} / {_plain(whole)}")
+        text.add(
+            f"run_done = ({_plain(before)} + {inner}) / {_plain(whole)}"
+            if before
+            else f"run_done = {inner} / {_plain(whole)}"
+        )
 
 
 def _consumed(own: Any) -> str:

@@ -30,13 +30,18 @@ class Data:
             type(facts.sampler) is Reshuffle
             and len(sources) == 1
             and not sources[0].draws
-            and len(facts.run.phases) == 1
+            and not self._goes_on()
             and not self._waits()
         )
         self.learns = observes(inside(facts.sampler))
         self.weights = facts.plan.weights is not None
         #: What the batch of a step is cut from.
         self.name = "rows" if self.by_hand else "drawn"
+
+    def _goes_on(self) -> bool:
+        """Whether the phase takes over a place in the data, or hands its own on."""
+        phases, place = self.own.facts.run.phases, self.own.facts.phase.index
+        return any("cursor" in phase.declaration.carry for phase in phases[max(place, 1) : place + 2])
 
     def _waits(self) -> bool:
         """Whether lag changes what is drawn: it does where data knobs vary, or the sampler learns."""

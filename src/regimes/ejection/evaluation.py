@@ -126,7 +126,7 @@ class Evaluation:
                 self.own.script.need("from regimes.core.randomness import seed_all")
             text.add(f'{setter}(streams.seed32("forward", step, {number}))')
         if facts.declared.precision == "bfloat16":
-            with text.block("with torch.autocast(device_type=\"cpu\", dtype=torch.bfloat16):"):
+            with text.block('with torch.autocast(device_type="cpu", dtype=torch.bfloat16):'):
                 self.loss.write(text, facts.values)
         else:
             self.loss.write(text, facts.values)
@@ -278,7 +278,9 @@ class Evaluation:
             return {}
         text = Lines()
         with text.block("def summed(parts):"):
-            text.add('"""Add the gradients of micro-batches pairwise, so that the sum does not depend on who adds them."""')
+            text.add(
+                '"""Add the gradients of micro-batches pairwise, so that the sum does not depend on who adds them."""'
+            )
             with text.block("if len(parts) == 1:"):
                 text.add("return parts[0]")
             text.add("half = 1 << ((len(parts) - 1).bit_length() - 1)")

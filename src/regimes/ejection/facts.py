@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regimes.core.errors import UserCodeError
 from regimes.core.component import round_half_up
+from regimes.core.errors import UserCodeError
 from regimes.core.progress import Progress
 from regimes.core.randomness import Marks, kept, seed_all
 from regimes.engine import seam
@@ -79,7 +79,11 @@ class Facts:
         batches = Batches(self.run.workload, self.sampler, self.run.seed, self.phase.name)
         inner = {path.removeprefix(lead): v for path, v in values.items() if path.startswith(lead)}
         self.plan = batches.draw(int(size), inner)
-        part = self.plan.part(0, int(self.declared.micro_batch)) if isinstance(self.declared.micro_batch, int) else self.plan
+        part = (
+            self.plan.part(0, int(self.declared.micro_batch))
+            if isinstance(self.declared.micro_batch, int)
+            else self.plan
+        )
         self.batch = batches.read(part)
         with kept():
             for augment in self._live_augments():

@@ -57,9 +57,7 @@ class Formulas:
         self._names: dict[tuple[str, ...], str] = {}
         self._taken: set[str] = set()
 
-    def expression(
-        self, value: Any, span: Span, clocks: dict[str, str], points: dict[str, Points], name: str
-    ) -> str:
+    def expression(self, value: Any, span: Span, clocks: dict[str, str], points: dict[str, Points], name: str) -> str:
         """Return an expression for a number, or for a schedule read at the clocks' present place.
 
         Parameters
@@ -81,7 +79,11 @@ class Formulas:
             right = self.expression(value.right, span, clocks, points, name)
             if isinstance(value.left, Pair) and value.left.operation != value.operation:
                 left = f"({left})"
-            return f"{left} {value.operation} ({right})" if isinstance(value.right, Pair) else f"{left} {value.operation} {right}"
+            return (
+                f"{left} {value.operation} ({right})"
+                if isinstance(value.right, Pair)
+                else f"{left} {value.operation} {right}"
+            )
         own = span.of(value.over)
         if type(value) is Constant and value.share_of(own, "warmup", above=None) == 0.0:
             return repr(value.peak)
@@ -98,7 +100,9 @@ class Formulas:
         name = self._free(name)
         said = f'    """{schedule!r}, with x the share that is done."""'.replace("'", "'")
         text.add(f"def {name}(x):")
-        text.lines += [said if len(said) <= 120 else f'    """{type(schedule).__name__}, with x the share that is done."""']
+        text.lines += [
+            said if len(said) <= 120 else f'    """{type(schedule).__name__}, with x the share that is done."""'
+        ]
         self.functions.append([*text.lines, *body])
         self._names[key] = name
         return name
@@ -273,8 +277,9 @@ def _triangular(own: Formulas, text: Lines, s: Any, span: Span, points: Points, 
     shrink = {"triangular": "", "triangular2": " * 0.5**cycle"}.get(s.mode)
     if shrink is None:
         shrink = f" * {s.gamma!r} ** (x / {_one_step(span)!r})"
-    text.add(f"cycle = math.floor(x / {rise + fall!r})", f"inside = x - cycle * {rise + fall!r}")
-    text.add(f"height = inside / {rise!r} if inside <= {rise!r} else ({rise + fall!r} - inside) / {fall!r}")
+    text.add(f"up, down, whole = {rise!r}, {fall!r}, {rise + fall!r}")
+    text.add("cycle = math.floor(x / whole)", "inside = x - cycle * whole")
+    text.add("height = inside / up if inside <= up else (whole - inside) / down")
     text.add("return " + _plus(s.base, f"{s.peak - s.base!r} * max(height, 0.0){shrink}"))
 
 
@@ -297,7 +302,9 @@ def _warm_restarts(own: Formulas, text: Lines, s: Any, span: Span, points: Point
 
 
 def _inner(own: Formulas, part: Schedule, span: Span, x: str, points: Points, name: str) -> str:
-    return own.expression(part, span.alone(), dict.fromkeys(("phase", "run"), x), dict.fromkeys(("phase", "run"), points), name)
+    return own.expression(
+        part, span.alone(), dict.fromkeys(("phase", "run"), x), dict.fromkeys(("phase", "run"), points), name
+    )
 
 
 def _clip(own: Formulas, text: Lines, s: Any, span: Span, points: Points, name: str) -> None:

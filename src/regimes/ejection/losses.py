@@ -75,7 +75,9 @@ class LossText:
                 return f'F.cross_entropy({output}.flatten(0, 1), {target}.flatten(), reduction="none"{options})'
             smoothing = getattr(loss, "label_smoothing", 0.0)
             options += "" if smoothing == 0.0 else f", label_smoothing={smoothing!r}"
-            flat = ".flatten()" if self._target_tensor().ndim > 1 and not self._target_tensor().is_floating_point() else ""
+            flat = (
+                ".flatten()" if self._target_tensor().ndim > 1 and not self._target_tensor().is_floating_point() else ""
+            )
             return f'F.cross_entropy({output}, {target}, reduction="none"{options}){flat}'
         mean = ".flatten(1).mean(1)" if self._target_tensor().ndim > 1 else ""
         if isinstance(loss, MSE):
@@ -84,7 +86,11 @@ class LossText:
         return f'F.binary_cross_entropy_with_logits({output}, {target}{cast}, reduction="none"){mean}'
 
     def _target_tensor(self) -> Tensor:
-        return self.batch[next(n for n in TARGETS if n in self.batch)] if isinstance(self.batch, Mapping) else self.batch[-1]
+        return (
+            self.batch[next(n for n in TARGETS if n in self.batch)]
+            if isinstance(self.batch, Mapping)
+            else self.batch[-1]
+        )
 
     def counted(self) -> str:
         """How many units of a batch count, where not all do."""

@@ -27,14 +27,18 @@ def validate(script: Any) -> list[str]:
     objects = [name for name, metric in workload.metrics.items() if hasattr(metric, "update")]
     if objects:
         raise DeclarationError(
-            f"got {workload.metrics[objects[0]]!r}; allowed in a script: metrics that are functions", f"metrics.{objects[0]}"
+            f"got {workload.metrics[objects[0]]!r}; allowed in a script: metrics that are functions",
+            f"metrics.{objects[0]}",
         )
     if workload.metrics and not loss.plain and not _output(workload.loss):
         raise DeclarationError("got some beside a loss that is no function of the output", "metrics")
     text = Lines()
     with text.block("def validate(model):"):
         text.add('"""Return the loss of the workload and its metrics on the validation data."""')
-        names = {name: f"hits_{place}" if len(workload.metrics) > 1 else "hits" for place, name in enumerate(workload.metrics)}
+        names = {
+            name: f"hits_{place}" if len(workload.metrics) > 1 else "hits"
+            for place, name in enumerate(workload.metrics)
+        }
         text.add("model.eval()")
         if len(sources) == 1:
             _one(text, script, loss, names, "val_data", "")
@@ -79,7 +83,9 @@ def _values(text: Lines, script: Any, loss: LossText, outputs: bool, lead: str) 
         if outputs:
             text.add(f"output = {loss.output}")
         loss.write(text, values, "output" if outputs else "")
-        text.add(f"{lead}total += losses.sum().item()", f"{lead}count += {loss.counted() if loss.ignores else 'len(losses)'}")
+        text.add(
+            f"{lead}total += losses.sum().item()", f"{lead}count += {loss.counted() if loss.ignores else 'len(losses)'}"
+        )
         return
     if outputs:
         script.need("from regimes.losses.forward import predict")
@@ -87,7 +93,9 @@ def _values(text: Lines, script: Any, loss: LossText, outputs: bool, lead: str) 
     else:
         text.add("units = work.loss(model, batch)")
     if _weighted(script):
-        text.add(f"{lead}total += (units.values * units.weights).sum().item()", f"{lead}count += units.weights.sum().item()")
+        text.add(
+            f"{lead}total += (units.values * units.weights).sum().item()", f"{lead}count += units.weights.sum().item()"
+        )
     else:
         text.add(f"{lead}total += units.values.sum().item()", f"{lead}count += units.values.numel()")
 
@@ -129,4 +137,6 @@ def _refuse_drawing(script: Any) -> None:
         del _units_unkept
         moved = not torch.equal(before, torch.default_generator.get_state()) or marks() != others
     if moved or any(source.draws for source in script.run.workload.sources["val"].values()):
-        raise DeclarationError("got validation that draws random numbers; allowed in a script: one that draws none", "val")
+        raise DeclarationError(
+            "got validation that draws random numbers; allowed in a script: one that draws none", "val"
+        )

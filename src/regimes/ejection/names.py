@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -30,9 +30,35 @@ def pattern(match: str) -> str:
     return f"{literal(inner)} in name" if match == f"*{inner}*" else f"name == {literal(match)}"
 
 
-def any_pattern(matches: tuple[str, ...]) -> str:
-    """Return the condition that ``name`` matches one of several patterns; empty where all names do."""
-    return "" if "*" in matches else " or ".join(map(pattern, matches))
+def any_pattern(matches: Iterable[str]) -> str:
+    """Return the condition that ``name`` matches one of several patterns; empty where all names do.
+
+    Examples
+    --------
+    >>> any_pattern(["0.*", "1.*", "head"])
+    'name.startswith(("0.", "1.")) or name == "head"'
+    """
+    matches = list(matches)
+    return "" if "*" in matches else either(map(pattern, matches))
+
+
+def either(conditions: Iterable[str]) -> str:
+    """Return the condition that one of several holds; ends of names that are asked for alike are asked for at once."""
+    ends: dict[str, list[str]] = {}
+    for condition in conditions:
+        head, _, rest = condition.partition("with(")
+        ends.setdefault(f"{head}with" if rest else condition, []).append(rest[:-1])
+    joined = []
+    for head, found in ends.items():
+        several = f"({', '.join(found)})" if len(found) > 1 else found[0]
+        joined.append(f"{head}({several})" if several else head)
+    return " or ".join(joined)
+
+
+def both(conditions: Iterable[str]) -> str:
+    """Return the condition that all of several hold, empty ones being true."""
+    held = [condition for condition in conditions if condition]
+    return held[0] if len(held) == 1 else " and ".join(f"({c})" if " or " in c else c for c in held)
 
 
 def group(own: Any, named: Mapping[str, Tensor], roles: Mapping[str, str]) -> str:
@@ -56,7 +82,7 @@ def group(own: Any, named: Mapping[str, Tensor], roles: Mapping[str, str]) -> st
         found = [name for name, p in named.items() if PREDICATES[alternative](p, roles.get(name, ""))]
         if found:
             parts.append(_predicate(alternative, found, named))
-    return " or ".join(parts)
+    return either(parts)
 
 
 def _predicate(which: str, found: list[str], named: Mapping[str, Tensor]) -> str:

@@ -63,7 +63,11 @@ class Average:
     def _position(self) -> str:
         """The position as far as the averager reads it."""
         units = {d.unit for d in (getattr(self.rule, "start", None), self.rule.every) if d is not None and d.value}
-        counts = {"%": ("fraction", "done"), "samples": ("phase_samples", "samples"), "tokens": ("phase_tokens", "tokens")}
+        counts = {
+            "%": ("fraction", "done"),
+            "samples": ("phase_samples", "samples"),
+            "tokens": ("phase_tokens", "tokens"),
+        }
         own, begin = self.own, self.own.facts.begin.step
         given = ["step=step", "phase_step=" + (f"step - {begin}" if begin else "step")]
         for unit in sorted(units & set(counts)):
@@ -125,7 +129,9 @@ class Controllers:
                 "average",
             )
         if watched and not all(module.training for module in facts.model.modules()):
-            raise DeclarationError("got a model of which parts stay in evaluation mode, and validation on the way", "model")
+            raise DeclarationError(
+                "got a model of which parts stay in evaluation mode, and validation on the way", "model"
+            )
         if any(need.count(":") > 1 for need in watched):
             raise DeclarationError(f"got '{watched[0]}'; allowed in a script: val:<metric>", "evaluate")
         self.watches = bool(watched)
@@ -209,5 +215,3 @@ class Controllers:
 def has_controller(value: Any) -> bool:
     """Whether a knob's value is moved by what is measured."""
     return isinstance(value, Controller) and not isinstance(value, Schedule)
-
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-
+import re
 from typing import Any
 
 from regimes.core import paths
@@ -14,21 +14,24 @@ from regimes.ejection.facts import Facts
 from regimes.ejection.formulas import Formulas
 from regimes.ejection.observe import Average, Controllers, has_controller
 from regimes.ejection.rules import Rules
-from regimes.ejection.text import Lines, Symbol, call, name_of
+from regimes.ejection.text import Lines, Symbol, name_of
 from regimes.ejection.transforms import enter, transform
 from regimes.model_transforms import Freeze, Unfreeze
 from regimes.optimizers import SGD
 from regimes.optimizers.foreign.rule import Foreign
 
-
 #: Names that a script has for other things.
-_OTHERS = frozenset(
-    "F a after average averaged averager batch batches before block buffer count chosen climb done drawn found g generator "
-    "groups half here inputs kept learned length loss losses main measured model move name named norm norms np number "
-    "optimizer optimizers order p parameters part parts rg rows run_done samples scale scores seen shuffled sizes slope "
-    "start statistics step streams summed tokens torch total train train_data units val_data validate value waiting "
-    "weights whole work x y".split()
-)
+# fmt: off
+_OTHERS = frozenset((
+    "F", "a", "after", "average", "averaged", "averager", "batch", "batches", "before", "block", "buffer",
+    "count", "chosen", "climb", "done", "drawn", "found", "g", "generator", "groups", "half", "here", "inputs",
+    "kept", "learned", "length", "loss", "losses", "main", "measured", "model", "move", "name", "named", "norm",
+    "norms", "np", "number", "optimizer", "optimizers", "order", "p", "parameters", "part", "parts", "rg", "rows",
+    "run_done", "samples", "scale", "scores", "seen", "shuffled", "sizes", "slope", "start", "statistics", "step",
+    "streams", "summed", "tokens", "torch", "total", "train", "train_data", "units", "val_data", "validate",
+    "value", "waiting", "weights", "whole", "work", "x", "y",
+))
+# fmt: on
 
 
 class PhaseText:
@@ -176,41 +179,40 @@ class PhaseText:
             self._refuse_carry()
         body = Lines()
         self._steps(body)
+        if self.next is None or "averaged" in self.next.facts.declared.carry:
+            self.average.settle(body)
+        if self.gives():
+            body.add(f"return {', '.join(self._returned())}")
+        inside = Lines()
+        for part in (self.rules, self.average, self.controllers, self.data):
+            part.setup(inside)
         text, head = Lines(), ", ".join(["model", *self.takes()])
         with text.block(f"def {self.function_name}({head}):"):
             text.add(f'"""{self._said()}"""')
-            self._setup(text)
-            text.add(*body.lines)
-            if self.next is None or "averaged" in self.next.facts.declared.carry:
-                self.average.settle(text)
-            if self.gives():
-                text.add(f"return {', '.join(self._returned())}")
+            self._begin(text, "\n".join([*inside.lines, *body.lines]))
+            text.add(*inside.lines, *body.lines)
         return text.lines
 
     def _said(self) -> str:
         budget = self.facts.phase.length.budget
         return f"Yield the number and the loss of each step, for {budget}."
 
-    def _setup(self, text: Lines) -> None:
-        facts = self.facts
-        for place, one in enumerate(facts.declared.on_entry):
+    def _begin(self, text: Lines, rest: str) -> None:
+        """What happens to the model, and the names that the rest of the function reads."""
+        for place, one in enumerate(self.facts.declared.on_entry):
             enter(self, text, one, place)
-        if self.uses_streams:
-            text.add(f'streams = Streams(SEED, "{facts.phase.name}")')
+        if "streams" in rest:
+            text.add(f'streams = Streams(SEED, "{self.facts.phase.name}")')
+        listed = re.search(r"(?<![.\w])parameters\b", rest) is not None
         if not self._all():
-            text.add(f"named = {{{self._trained()}}}", "parameters = list(named.values())")
-        else:
+            text.add(f"named = {{{self._trained()}}}", *(["parameters = list(named.values())"] if listed else []))
+        elif listed:
             text.add("parameters = list(model.parameters())")
-        self.rules.setup(text)
-        self.average.setup(text)
-        self.controllers.setup(text)
-        self.data.setup(text)
 
     def _trained(self) -> str:
         conditions = [names.any_pattern(self.facts.declared.trainable)] if self.facts.declared.trainable else []
         frozen = any(not p.requires_grad for _, p in self.facts.model.named_parameters())
-        conditions = [c for c in [*conditions, "p.requires_grad" if frozen else ""] if c]
-        both = " and ".join(f"({c})" if " or " in c and len(conditions) > 1 else c for c in conditions)
+        both = names.both([*conditions, "p.requires_grad" if frozen else ""])
         return f"name: p for name, p in model.named_parameters() if {both}"
 
     def _steps(self, body: Lines) -> None:
@@ -252,5 +254,3 @@ def _goes_on(before: Any, after: Any) -> bool:
     if isinstance(before.rule, SGD):
         return (before.rule.momentum == 0.0) == (after.rule.momentum == 0.0)
     return True
-
-

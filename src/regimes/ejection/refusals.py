@@ -101,9 +101,12 @@ def _rule_problems(rule: Any, key: str) -> Iterator[tuple[str, str]]:
         if isinstance(rule.base, SAM | MeZO):
             yield f"{key}.base", f"got {type(rule.base).__name__}; allowed in a script: a rule that evaluates once"
     elif not isinstance(rule, Tensorwise | Foreign | MeZO):
-        yield key, (
-            f"got {type(rule).__name__}, which asks for more than gradients; allowed in a script: rules that update each "
-            "tensor by itself, SAM, MeZO, Groups, and classes of torch.optim and pytorch_optimizer"
+        yield (
+            key,
+            (
+                f"got {type(rule).__name__}, which asks for more than gradients; allowed in a script: rules that update each "
+                "tensor by itself, SAM, MeZO, Groups, and classes of torch.optim and pytorch_optimizer"
+            ),
         )
 
 

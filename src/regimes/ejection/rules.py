@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-
 from typing import Any
 
 import torch
-
 from torch import nn
 
 from regimes.core import fields
@@ -16,7 +14,6 @@ from regimes.ejection.text import Lines, Symbol, bracketed, literal
 from regimes.optimizers import SAM, SGD, AdamW, Groups, MeZO
 from regimes.optimizers.foreign.rule import Foreign
 from regimes.optimizers.foreign.torch_class import Torch
-from regimes.optimizers.tensorwise.rule import Tensorwise
 from regimes.optimizers.zeroth_order.mezo import BLOCK
 
 #: Rules that torch has, to the bit: the options that its class takes.
@@ -96,8 +93,7 @@ class Rules:
         found = []
         for group in rule.groups:
             condition = names.group(group, self.named, self.roles)
-            both = " and ".join(f"({c})" if " or " in c else c for c in (outer, condition) if c)
-            found += self._leaves(group.rule, both)
+            found += self._leaves(group.rule, names.both((outer, condition)))
         return found
 
     @property
@@ -122,7 +118,10 @@ class Rules:
         if self.one:
             text.add(f"optimizer = {self._instance()}")
         else:
-            made = [f"{leaf.class_name}({', '.join([f'groups[{i}]', *self._arguments(leaf)])})" for i, leaf in enumerate(self.leaves)]
+            made = [
+                f"{leaf.class_name}({', '.join([f'groups[{i}]', *self._arguments(leaf)])})"
+                for i, leaf in enumerate(self.leaves)
+            ]
             text.add(f"optimizers = [{', '.join(made)}]")
 
     def _assign(self, text: Lines) -> None:
@@ -205,7 +204,9 @@ class Rules:
             text.add("statistics = [buffer.clone() for buffer in model.buffers()]")
         with text.block("with torch.no_grad():"):
             text.add("here = [p.clone() for p in parameters]")
-            text.add("climb = " + ("[p.abs() * p.grad for p in parameters]" if adaptive else "[p.grad for p in parameters]"))
+            text.add(
+                "climb = " + ("[p.abs() * p.grad for p in parameters]" if adaptive else "[p.grad for p in parameters]")
+            )
             text.add("norm = torch.stack([g.norm() for g in climb]).norm()")
             if adaptive:
                 text.add("climb = [g * p.abs() for p, g in zip(parameters, climb)]")
@@ -237,7 +238,10 @@ class Rules:
             text.add("found = loss")
             if facts.changed:
                 text.add("statistics = [buffer.clone() for buffer in model.buffers()]")
-            text.add(f"move(parameters, -{bracketed(rule.eps)}, streams, step)", f"move(parameters, -{bracketed(rule.eps)}, streams, step)")
+            text.add(
+                f"move(parameters, -{bracketed(rule.eps)}, streams, step)",
+                f"move(parameters, -{bracketed(rule.eps)}, streams, step)",
+            )
             write(text, grad=False, first=False)
             text.add(f"move(parameters, {eps}, streams, step)")
             if facts.changed:
@@ -283,7 +287,8 @@ def _refuse_drawing(cls: Any, options: dict[str, Any]) -> None:
             instance.step()
         if not torch.equal(before, torch.default_generator.get_state()):
             raise DeclarationError(
-                f"got {cls.__name__}, which draws random numbers; allowed in a script: rules that draw none", "optimizer"
+                f"got {cls.__name__}, which draws random numbers; allowed in a script: rules that draw none",
+                "optimizer",
             )
 
 

@@ -10,7 +10,7 @@ from regimes.ejection.facts import phases
 from regimes.ejection.formulas import Formulas
 from regimes.ejection.phase import PhaseText
 from regimes.ejection.refusals import refuse
-from regimes.ejection.text import WIDTH, Lines, call, literal
+from regimes.ejection.text import WIDTH, Lines, call, folded, literal
 from regimes.engine.run import Run
 
 #: What an import line is, in the order of a sorted import block: the standard library, then packages.
@@ -80,13 +80,11 @@ class Script:
 
     def _docstring(self) -> list[str]:
         regime = self.run.regime
-        lines = Lines()
-        lines.add(f"regime = {call(regime).replace('rg.', '')}")
-        said = [line.replace("\\", "\\\\").replace('"""', "'''") for line in lines.lines]
+        text = f"regime = {call(regime).replace('rg.', '')}".replace("\\", "\\\\").replace('"""', "'''")
         return [
             f'"""The plain PyTorch loop of this regime, on {self.run.workload.name}, seed {self.run.seed}:',
             "",
-            *(f"    {line}" if len(line) <= WIDTH - 4 else f"    {line}  # noqa: E501" for line in said),
+            *(f"    {line}" for line in folded(text, WIDTH - 4)),
             "",
             "Written by `regimes eject`: its weights are those of `regimes run`, to the bit.",
             '"""',
@@ -179,7 +177,9 @@ def source_of(spec: Any) -> tuple[list[str], str]:
     module, _, attribute = name.partition(":")
     first, *rest = attribute.split(".")
     function = ".".join([first, *rest])
-    return [f"from {module} import {first}"], function if _is_workload(module, attribute) else f"{function}({', '.join(given)})"
+    return [f"from {module} import {first}"], function if _is_workload(
+        module, attribute
+    ) else f"{function}({', '.join(given)})"
 
 
 def _is_workload(module: str, attribute: str) -> bool:

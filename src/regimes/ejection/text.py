@@ -81,7 +81,7 @@ def folded(line: str, width: int) -> list[str]:
 
 
 def _outermost(line: str) -> tuple[int, int] | None:
-    """The last bracket of the outermost level that holds something: where it opens and closes."""
+    """The last bracket of the outermost level whose items may stand below each other: where it opens and closes."""
     stack: list[int] = []
     found = None
     for place, char in _code(line):
@@ -89,9 +89,15 @@ def _outermost(line: str) -> tuple[int, int] | None:
             stack.append(place)
         elif char in _CLOSING.values() and stack:
             start = stack.pop()
-            if not stack and place > start + 1:
+            if not stack and place > start + 1 and _lists(line, start):
                 found = start, place
     return found
+
+
+def _lists(line: str, start: int) -> bool:
+    """Whether a bracket holds items: of a call, a list or a dict, not of a sum or a subscript."""
+    word = start > 0 and (line[start - 1].isalnum() or line[start - 1] == "_")
+    return word if line[start] == "(" else not word
 
 
 def _items(text: str) -> list[str]:
@@ -147,7 +153,11 @@ def _double_quoted(text: str) -> str:
     out = []
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         is_string = token.type == tokenize.STRING
-        out.append(token._replace(string=json.dumps(ast.literal_eval(token.string), ensure_ascii=False)) if is_string else token)
+        out.append(
+            token._replace(string=json.dumps(ast.literal_eval(token.string), ensure_ascii=False))
+            if is_string
+            else token
+        )
     pieces, line, column = [], 1, 0
     for old, new in zip(tokenize.generate_tokens(io.StringIO(text).readline), out):
         if old.start[0] == line:
@@ -165,7 +175,9 @@ def bracketed(value: Any) -> str:
     >>> bracketed(1e-05), bracketed(Symbol("lr(done)")), bracketed(Symbol("0.1 * lr(done)"))
     ('1e-05', 'lr(done)', '(0.1 * lr(done))')
     """
-    simple = isinstance(value, float | int) or isinstance(ast.parse(repr(value), mode="eval").body, ast.Call | ast.Constant)
+    simple = isinstance(value, float | int) or isinstance(
+        ast.parse(repr(value), mode="eval").body, ast.Call | ast.Constant
+    )
     return repr(value) if simple else f"({value!r})"
 
 

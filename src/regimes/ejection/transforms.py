@@ -20,7 +20,9 @@ def transform(own: Any, text: Lines, one: Any, place: int) -> None:
         own.uses_streams = True
         begin = own.facts.begin.step
         done = f"step - {begin - 1}" if begin > 1 else "step" if begin == 1 else "1 + step"
-        std = f"{one.std!r}" if one.decay == 0.0 else f"{bracketed(one.std)} * ({done}) ** (-{bracketed(one.decay)} / 2)"
+        std = (
+            f"{one.std!r}" if one.decay == 0.0 else f"{bracketed(one.std)} * ({done}) ** (-{bracketed(one.decay)} / 2)"
+        )
         text.add(f'generator = torch.Generator().manual_seed(streams.seed32("rule", "transform {place} noise", step))')
         with text.block("for p in parameters:"):
             text.add(f"p.grad.add_(torch.randn(p.shape, generator=generator), alpha={std})")
@@ -34,9 +36,11 @@ def enter(own: Any, text: Lines, one: Any, place: int) -> None:
         if not condition:
             text.add(f"model.requires_grad_({wanted})")
             return
-        with text.block("for name, p in model.named_parameters(remove_duplicate=False):"):
-            with text.block(f"if {condition}:"):
-                text.add(f"p.requires_grad_({wanted})")
+        model = own.facts.model
+        tied = len(list(model.named_parameters())) < len(list(model.named_parameters(remove_duplicate=False)))
+        named = "model.named_parameters(remove_duplicate=False)" if tied else "model.named_parameters()"
+        with text.block(f"for name, p in {named}:"), text.block(f"if {condition}:"):
+            text.add(f"p.requires_grad_({wanted})")
         return
     own.uses_streams = True
     name = own.facts.phase.name

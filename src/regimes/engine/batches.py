@@ -43,8 +43,8 @@ class Batches:
     >>> batches = Batches(work, rg.Weighted("label"), seed=3)
     >>> drawn = batches.draw(4)
     >>> x, y = batches.read(drawn)
-    >>> x.shape, y.shape
-    (torch.Size([4, 64]), torch.Size([4]))
+    >>> drawn.indices.shape, y.shape
+    ((4,), torch.Size([4]))
     """
 
     def __init__(

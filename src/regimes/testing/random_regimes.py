@@ -128,9 +128,7 @@ def draw(rng: random.Random, shelf: str | None = None, budgets: Sequence[str] = 
     return Drawn(task, regime, probes, rng.randrange(1000))
 
 
-def _phase(
-    rng: random.Random, task: str, place: int, count: int, mixed: bool, shelf: str | None
-) -> dict[str, Any]:
+def _phase(rng: random.Random, task: str, place: int, count: int, mixed: bool, shelf: str | None) -> dict[str, Any]:
     fields: dict[str, Any] = {"name": f"phase{place}", "optimizer": _optimizer(rng, shelf)}
     fields["batch_size"] = rng.choice((3, 4, 6, 6, 7, *_written(_BATCHES, shelf)))
     if count > 1:
