@@ -1,12 +1,12 @@
 """Several phases: what is carried goes from function to function."""
 
 import pytest
+from watched_scripts import dead_lines, ruff
 
 import regimes as rg
 from regimes.core.notation import parse
 from regimes.ejection import check, eject
 from regimes.testing.conformance.tiny import one_thread
-from watched_scripts import dead_lines, ruff
 
 SHOWN = {
     "optimizer = yield from warm(model)": (
@@ -42,7 +42,7 @@ def of(fields, **more):
 
 def regime(first, second):
     return rg.Regime(
-        phases=[of(first, name="warm", budget="30%"), of(second, name="main run", budget="70%")], budget="40 steps"
+        phases=[of(first, name="warm", budget="30%"), of(second, name="main-run", budget="70%")], budget="40 steps"
     )
 
 
@@ -67,8 +67,17 @@ def test_a_check_of_fewer_steps_stops_there():
         assert check(SPEC, regime({}, {}), 7, steps=17) == (17, False, [])
 
 
+def test_phases_are_called_as_they_are_unless_that_means_something_else():
+    phases = [of({}, name=name, budget="50%") for name in ("lr", "train")]
+    declared = rg.Regime(phases=phases, budget="8 steps").but({"lr.optimizer.lr": "Linear(0.1)"})
+    text = eject(SPEC, declared)
+    assert "yield from lr_phase(model)" in text
+    assert "yield from train_phase(model)" in text
+    assert check(SPEC, declared) == (8, True, [])
+
+
 def test_a_wrong_script_is_found(monkeypatch):
-    """The check itself: a script whose optimizer starts anew where it should go on ends elsewhere."""
+    """The check itself: a rate that is off in the sixth digit is seen."""
     from regimes.ejection import api
 
     right = api.Script.text

@@ -89,6 +89,10 @@ class Formulas:
             return repr(value.peak)
         return f"{self._function(value, span, points[value.over], name)}({clocks[value.over]})"
 
+    def has(self, name: str) -> bool:
+        """Whether a function is called so."""
+        return name in self._taken
+
     def _function(self, schedule: Schedule, span: Span, points: Points, name: str) -> str:
         text = Lines()
         inner = Lines()

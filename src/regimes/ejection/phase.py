@@ -68,7 +68,9 @@ class PhaseText:
     @property
     def function_name(self) -> str:
         """Of the phase's function in the script."""
-        return "train" if self.alone else name_of(self.facts.phase.name)
+        name = name_of(self.facts.phase.name)
+        taken = name in _OTHERS or self.formulas.has(name)
+        return "train" if self.alone else f"{name}_phase" if taken else name
 
     @property
     def helpers(self) -> dict[str, list[str]]:
