@@ -10,7 +10,7 @@ import click
 from regimes.cli import common
 
 
-@common.command("eject", "regimes eject base.yaml > train.py")
+@common.command("eject", "regimes eject base.yaml --out train.py")
 @click.argument("file")
 @click.option("--out", metavar="FILE", help="Write the script there instead of printing it.")
 @click.option("--seed", type=click.IntRange(min=0), help="Instead of the file's seed.")

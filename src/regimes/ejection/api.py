@@ -11,7 +11,8 @@ import torch
 
 from regimes.core.errors import DeclarationError, RegimesError, show
 from regimes.core.regime import Regime
-from regimes.ejection.script import Script, source_of
+from regimes.ejection.script import Script
+from regimes.ejection.source import Source, source_of, source_of_file
 from regimes.engine import trees
 from regimes.engine.buffers import state_of
 from regimes.engine.run import Run
@@ -142,11 +143,11 @@ def _longer(run: Run, steps: int) -> bool:
     return any(n is None for n in known) or sum(n or 0 for n in known) > steps
 
 
-def _given(workload: Any, regime: Regime | None, seed: int | None) -> tuple[Run, tuple[list[str], str]]:
+def _given(workload: Any, regime: Regime | None, seed: int | None) -> tuple[Run, Source]:
     if isinstance(workload, CompareFile):
         raise DeclarationError(f"{workload.path} declares a comparison; allowed: a file that declares one run")
     if isinstance(workload, RunFile):
-        source = _source_of_file(workload)
+        source = source_of_file(workload)
         regime, seed = workload.regime, workload.seed if seed is None else seed
         made = workload.workload if workload.workload is not None else load_workload(workload.workload_spec)
     else:
@@ -154,18 +155,6 @@ def _given(workload: Any, regime: Regime | None, seed: int | None) -> tuple[Run,
     if not isinstance(regime, Regime):
         raise DeclarationError(f"got {show(regime)}; allowed: a Regime", "regime")
     return Run(made, regime, 0 if seed is None else seed, count_flops=False), source
-
-
-def _source_of_file(file: RunFile) -> tuple[list[str], str]:
-    if file.workload_spec is not None:
-        return source_of(file.workload_spec)
-    if not file.path.stem.isidentifier():
-        raise DeclarationError(f"got '{file.path.name}'; allowed: a file whose name can be imported", "workload")
-    from regimes.study.python_file import load
-
-    return [f"from {file.path.stem} import workload"], "workload()" if callable(
-        load(file.path).workload
-    ) else "workload"
 
 
 def loaded(text: str) -> Any:

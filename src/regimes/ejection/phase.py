@@ -20,9 +20,9 @@ from regimes.model_transforms import Freeze, Unfreeze
 from regimes.optimizers import SGD
 from regimes.optimizers.foreign.rule import Foreign
 
-#: Names that a script has for other things.
+#: Names that a script has for things of its own.
 # fmt: off
-_OTHERS = frozenset((
+NAMES = frozenset((
     "F", "a", "after", "average", "averaged", "averager", "batch", "batches", "before", "block", "buffer",
     "count", "chosen", "climb", "done", "drawn", "found", "g", "generator", "groups", "half", "here", "inputs",
     "kept", "learned", "length", "loss", "losses", "main", "measured", "model", "move", "name", "named", "norm",
@@ -69,7 +69,7 @@ class PhaseText:
     def function_name(self) -> str:
         """Of the phase's function in the script."""
         name = name_of(self.facts.phase.name)
-        taken = name in _OTHERS or self.formulas.has(name)
+        taken = name in NAMES or self.formulas.has(name)
         return "train" if self.alone else f"{name}_phase" if taken else name
 
     @property
@@ -101,7 +101,7 @@ class PhaseText:
         if self.alone and points["phase"] == points["run"]:
             clocks["run"] = "done"
         *_, owner, name = ["phase", *path.split(".")]
-        if name.isdigit() or name in _OTHERS:  # "betas.0", and a source that is called as something of the loop
+        if name.isdigit() or name in NAMES:  # "betas.0", and a source that is called as something of the loop
             name = f"{owner}_{name}"
         span = self.facts.phase.length.span()
         text = self.formulas.expression(value, span, clocks, points, name_of(name))  # type: ignore[arg-type]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from regimes.core.errors import DeclarationError, show
+from regimes.core.errors import DeclarationError
 from regimes.ejection import measure
 from regimes.ejection.facts import phases
 from regimes.ejection.formulas import Formulas
 from regimes.ejection.phase import PhaseText
 from regimes.ejection.refusals import refuse
+from regimes.ejection.source import lies_beside
 from regimes.ejection.text import WIDTH, Lines, call, folded, literal
 from regimes.engine.run import Run
 
@@ -94,9 +93,12 @@ class Script:
         def rank(line: str) -> tuple[bool, str]:
             return line.startswith("from"), line.split()[1]
 
-        standard = [line for line in self.imports if line.split()[1].split(".")[0] in _STANDARD]
-        others = [line for line in self.imports if line not in standard]
-        blocks = [sorted(block, key=rank) for block in (standard, others) if block]
+        def place(line: str) -> int:
+            package = line.split()[1].split(".")[0]
+            return 0 if package in _STANDARD else 2 if lies_beside(package) else 1
+
+        found = [sorted((line for line in self.imports if place(line) == block), key=rank) for block in range(3)]
+        blocks = [block for block in found if block]
         return [line for place, block in enumerate(blocks) for line in ([""] if place else []) + block]
 
     def _helpers(self) -> list[list[str]]:
@@ -152,42 +154,3 @@ def refuse_unplaced(run: Run, phases: list[PhaseText]) -> None:
             "several phases: budgets that the declaration turns into steps",
             f"{phase.name}.budget",
         )
-
-
-def source_of(spec: Any) -> tuple[list[str], str]:
-    """Return (imports, expression) by which a script gets the workload of a specification.
-
-    Raises
-    ------
-    DeclarationError
-        If it is no name and no mapping with a name: a Workload itself cannot be written down.
-    """
-    name, arguments = (spec, {}) if isinstance(spec, str) else (None, {})
-    if isinstance(spec, dict) and isinstance(spec.get("name"), str):
-        name, arguments = spec["name"], {key: value for key, value in spec.items() if key != "name"}
-    if name is None:
-        raise DeclarationError(
-            f"got {show(spec)}; allowed in a script: what can be named, 'digits_mlp' or 'package.module:function', with "
-            "its arguments in a mapping",
-            "workload",
-        )
-    given = [f"{key}={literal(value)}" for key, value in arguments.items()]
-    if ":" not in name:
-        return ["import regimes as rg"], f"rg.workloads.load({', '.join([literal(name), *given])})"
-    module, _, attribute = name.partition(":")
-    first, *rest = attribute.split(".")
-    function = ".".join([first, *rest])
-    return [f"from {module} import {first}"], function if _is_workload(
-        module, attribute
-    ) else f"{function}({', '.join(given)})"
-
-
-def _is_workload(module: str, attribute: str) -> bool:
-    import importlib
-
-    from regimes.engine.workload import Workload
-
-    found: Any = importlib.import_module(module)
-    for part in attribute.split("."):
-        found = getattr(found, part)
-    return isinstance(found, Workload)
