@@ -8,6 +8,7 @@ import regimes as rg
 from regimes.core.kinds import percent_span
 from regimes.core.progress import Progress
 from regimes.core.registry import REGISTRY
+from regimes.ejection.curves import CURVES
 from regimes.ejection.formulas import Formulas
 from regimes.testing.random_regimes import pool
 
@@ -57,10 +58,8 @@ def test_the_formula_is_the_schedule_to_the_bit(schedule, steps, known):
 
 
 def test_every_schedule_of_the_core_shelf_has_a_formula():
-    from regimes.ejection.formulas import _CURVES
-
     core = {cls for cls in REGISTRY.classes("schedule") if getattr(cls, "card", None) and cls.card.shelf == "core"}
-    assert core == set(_CURVES)
+    assert core == set(CURVES)
 
 
 def test_pieces_that_no_step_reaches_are_left_out():

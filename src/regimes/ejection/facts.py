@@ -75,7 +75,7 @@ class Facts:
     def _look(self) -> None:
         """Draw and evaluate one micro-batch on a copy of the model; nothing of the run is changed."""
         values, lead = self.first_values(), f"{self.declared.data_slot}."
-        size = values.get("batch_size", self.declared.batch_size)
+        size: Any = values.get("batch_size", self.declared.batch_size)
         batches = Batches(self.run.workload, self.sampler, self.run.seed, self.phase.name)
         inner = {path.removeprefix(lead): v for path, v in values.items() if path.startswith(lead)}
         self.plan = batches.draw(int(size), inner)

@@ -87,7 +87,9 @@ def _leaves(controller: Any) -> Iterator[Controller]:
 
 def _loss_problems(run: Run, phase: CompiledPhase) -> Iterator[tuple[str, str]]:
     loss = phase.declaration.loss if phase.declaration.loss is not None else run.workload.loss
-    for key, part in [("loss", loss), *[(f"augment.{i}", a) for i, a in enumerate(phase.declaration.augment)]]:
+    parts: list[tuple[str, Any]] = [("loss", loss)]
+    parts += [(f"augment.{place}", augment) for place, augment in enumerate(phase.declaration.augment)]
+    for key, part in parts:
         if part.init() or observes(part):
             yield key, f"got {part!r}, which keeps a state of its own; allowed in a script: one that keeps none"
 
