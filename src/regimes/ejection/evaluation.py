@@ -145,7 +145,10 @@ class Evaluation:
         part = "drawn" if self.micro is None else "part"
         each = self.own.facts.each
         if each is None:
-            raise DeclarationError("got a sampler with weights over examples of several lengths", "sampler")
+            raise DeclarationError(
+                "got a sampler with weights over examples of several lengths; allowed in a script: examples of one length",
+                "sampler",
+            )
         spread = "" if each == 1 else f".repeat_interleave(len(losses) // len({part}))"
         text.add(f"weights = torch.from_numpy({part}.weights).to(losses){spread}")
 

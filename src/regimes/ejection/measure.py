@@ -31,7 +31,10 @@ def validate(script: Any) -> list[str]:
             f"metrics.{objects[0]}",
         )
     if workload.metrics and not loss.plain and not _output(workload.loss):
-        raise DeclarationError("got some beside a loss that is no function of the output", "metrics")
+        raise DeclarationError(
+            "got some beside a loss that is no function of the output; allowed in a script: losses of output and target",
+            "metrics",
+        )
     text = Lines()
     with text.block("def validate(model):"):
         text.add('"""Return the loss of the workload and its metrics on the validation data."""')

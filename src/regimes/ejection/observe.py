@@ -87,7 +87,10 @@ class Average:
             return True
         facts = self.own.facts
         if facts.places is None:
-            raise DeclarationError("got SWA in a phase whose steps are not known beforehand", "average")
+            raise DeclarationError(
+                "got SWA in a phase whose steps are not known beforehand; allowed in a script: EMA, LAWA there",
+                "average",
+            )
         from regimes.averagers.cadence import _AMOUNTS
 
         start = self.rule.start
@@ -130,7 +133,8 @@ class Controllers:
             )
         if watched and not all(module.training for module in facts.model.modules()):
             raise DeclarationError(
-                "got a model of which parts stay in evaluation mode, and validation on the way", "model"
+                "got a model of which parts stay in evaluation mode, and validation on the way; allowed in a script: one of the two",
+                "model",
             )
         if any(need.count(":") > 1 for need in watched):
             raise DeclarationError(f"got '{watched[0]}'; allowed in a script: val:<metric>", "evaluate")
