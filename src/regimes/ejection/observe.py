@@ -133,7 +133,7 @@ class Controllers:
             )
         if watched and not all(module.training for module in facts.model.modules()):
             raise DeclarationError(
-                "got a model of which parts stay in evaluation mode, and validation on the way; allowed in a script: one of the two",
+                "got a model of which parts stay in evaluation mode, and validation on the way; allowed: one of the two",
                 "model",
             )
         if any(need.count(":") > 1 for need in watched):
