@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from regimes.core.progress import Progress
     from regimes.core.regime import Phase, Regime
     from regimes.core.registry import register
+    from regimes.ejection.api import eject
     from regimes.engine.api import Interrupted, run, stream
+    from regimes.engine.batches import Batches
     from regimes.engine.metrics import Accuracy
     from regimes.engine.run import Run
     from regimes.engine.workload import Workload
@@ -55,7 +57,9 @@ _ELSEWHERE = {
     "regimes.core.progress": ("Progress",),
     "regimes.core.regime": ("Phase", "Regime"),
     "regimes.core.registry": ("register",),
+    "regimes.ejection.api": ("eject",),
     "regimes.engine.api": ("Interrupted", "run", "stream"),
+    "regimes.engine.batches": ("Batches",),
     "regimes.engine.metrics": ("Accuracy",),
     "regimes.engine.run": ("Run",),
     "regimes.engine.workload": ("Workload",),

@@ -15,6 +15,7 @@ from regimes.cli import COMMANDS, group
 SURFACE = {
     "demo": "--out --workers --seeds --progress/--no-progress --json --debug",
     "run": "FILE --out --seed --set --validate --probe --reduce --progress/--no-progress --json --debug",
+    "eject": "FILE --out --seed --check --set --json --debug",
     "resume": "DIRECTORY --progress/--no-progress --json --debug",
     "fork": "RUN --at --set --out --progress/--no-progress --json --debug",
     "extend": "RUN --budget --schedule --at --out --progress/--no-progress --json --debug",

@@ -220,7 +220,7 @@ class _Knobs:
             (path, phase.functions[path], phase.specs[path]) for path in paths_ if path in phase.functions
         ]
         self.controllers = [(p, phase.controllers[p], phase.specs[p]) for p in paths_ if p in phase.controllers]
-        self.paths, self.rebuild = paths_, _rebuilder(phase.declaration, paths_)
+        self.paths, self.rebuild = paths_, rebuilder(phase.declaration, paths_)
 
     def values(self, states: dict[str, Any], at: Progress) -> dict[str, float]:
         """Resolve every knob once: the only reading of schedules and controllers."""
@@ -249,7 +249,7 @@ def _check_table(function: Callable[[Progress], float], spec: Spec, schedule: Sc
             raise DeclarationError(f"{schedule!r} at {fraction:.1%} of the stretch {why.message}") from None
 
 
-def _rebuilder(root: Component, paths_: list[str]) -> Callable[[Any, dict[str, float]], Any]:
+def rebuilder(root: Component, paths_: list[str]) -> Callable[[Any, dict[str, float]], Any]:
     """Return a function (declaration, values) -> copy with numbers in it, made along the varying paths only."""
     if not paths_:
         return lambda node, values: node

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,11 +40,18 @@ class Drawn(NamedTuple):
     seed: int
 
 
+#: Of `draw`, what it may take for the whole.
+BUDGETS = ("30 steps", "30 steps", "150 samples", "6 epochs", "2000 tokens")
+_BATCHES = ("Linear(4, 8)", "NoiseScaleGrowth(4, 12)", "AdaptiveBatch(3, 12)")
+
+
 @functools.cache
-def pool(kind: str) -> tuple[Any, ...]:
-    """Return instances of every built-in component of a kind: those that conformance tries."""
+def pool(kind: str, shelf: str | None = None) -> tuple[Any, ...]:
+    """Return instances of every built-in component of a kind, or of one shelf: those that conformance tries."""
     found = []
     for cls in REGISTRY.classes(kind):
+        if shelf is not None and cls.card.shelf != shelf:  # type: ignore[attr-defined]
+            continue
         if cls.__module__.startswith("regimes.") and ".conformance" not in cls.__module__:
             try:
                 # What stands on a toy of the conformance suite cannot be declared outside it.
@@ -54,12 +62,12 @@ def pool(kind: str) -> tuple[Any, ...]:
 
 
 @functools.cache
-def losses(task: str) -> tuple[Any, ...]:
+def losses(task: str, shelf: str | None = None) -> tuple[Any, ...]:
     """Return the losses that can be computed on a tiny task."""
     work = tiny.workload(task)
     batch = work.sources["train"]["train"].fetch(np.arange(4), {})
     found = []
-    for loss in pool("loss"):
+    for loss in pool("loss", shelf):
         try:
             loss(work.build(0), batch)
         except Exception:
@@ -69,11 +77,11 @@ def losses(task: str) -> tuple[Any, ...]:
 
 
 @functools.cache
-def augments(task: str) -> tuple[Any, ...]:
+def augments(task: str, shelf: str | None = None) -> tuple[Any, ...]:
     """Return the augmentations that can be made of the batches of a tiny task."""
     batch = tiny.workload(task).sources["train"]["train"].fetch(np.arange(4), {})
     found = []
-    for augment in pool("augment"):
+    for augment in pool("augment", shelf):
         try:
             augment.apply(augment.init(), batch, torch.Generator())
         except Exception:
@@ -82,12 +90,16 @@ def augments(task: str) -> tuple[Any, ...]:
     return tuple(found)
 
 
-def draw(rng: random.Random) -> Drawn:
+def draw(rng: random.Random, shelf: str | None = None, budgets: Sequence[str] = BUDGETS) -> Drawn:
     """Draw a regime; what its parts say of one another is left to the declaration to refuse.
 
     Parameters
     ----------
     rng : random.Random
+    shelf : "core" or "atlas", optional
+        Components of this shelf only. Default: of both.
+    budgets : sequence of str
+        What the whole may be.
 
     Raises
     ------
@@ -103,38 +115,30 @@ def draw(rng: random.Random) -> Drawn:
     count = rng.choice((1, 1, 2, 3))
     mixed = rng.random() < 0.2
     task = rng.choice(tuple(tiny.TASKS))
-    given = [_phase(rng, task, place, count, mixed) for place in range(count)]
+    given = [_phase(rng, task, place, count, mixed, shelf) for place in range(count)]
     if count == 1:
         regime = Regime(
-            budget=_budget(rng), **{k: v for k, v in given[0].items() if k not in ("name", "budget", "carry")}
+            budget=rng.choice(budgets), **{k: v for k, v in given[0].items() if k not in ("name", "budget", "carry")}
         )
     else:
-        regime = Regime(phases=[Phase(**fields) for fields in given], budget=_budget(rng))
+        regime = Regime(phases=[Phase(**fields) for fields in given], budget=rng.choice(budgets))
     for _ in range(rng.choice((0, 0, 1, 2))):
-        regime = _varied(rng, regime)
-    probes = tuple(rng.sample(pool("probe"), rng.choice((0, 0, 1, 2))))
+        regime = _varied(rng, regime, shelf)
+    probes = tuple(rng.sample(pool("probe", shelf), rng.choice((0, 0, 1, 2))))
     return Drawn(task, regime, probes, rng.randrange(1000))
 
 
-def _budget(rng: random.Random) -> str:
-    return rng.choice(("30 steps", "30 steps", "150 samples", "6 epochs", "2000 tokens"))
-
-
-def _phase(rng: random.Random, task: str, place: int, count: int, mixed: bool) -> dict[str, Any]:
-    fields: dict[str, Any] = {"name": f"phase{place}", "optimizer": _optimizer(rng)}
-    fields["batch_size"] = rng.choice(
-        (3, 4, 6, 6, 7, "Linear(4, 8)", "NoiseScaleGrowth(4, 12)", "AdaptiveBatch(3, 12)")
-    )
-    if isinstance(fields["batch_size"], str):
-        fields["batch_size"] = parse(fields["batch_size"])
+def _phase(rng: random.Random, task: str, place: int, count: int, mixed: bool, shelf: str | None) -> dict[str, Any]:
+    fields: dict[str, Any] = {"name": f"phase{place}", "optimizer": _optimizer(rng, shelf)}
+    fields["batch_size"] = rng.choice((3, 4, 6, 6, 7, *_written(_BATCHES, shelf)))
     if count > 1:
         fields["budget"] = _SHARES[count][place]
         fields["carry"] = ["model", *rng.sample(("optimizer", "average", "cursor", "sampler"), rng.randrange(3))]
     for name, kind in _SLOTS.items():
         if rng.random() < 0.25:
-            fields[name] = rng.choice(losses(task) if kind == "loss" else pool(kind))
+            fields[name] = rng.choice(losses(task, shelf) if kind == "loss" else pool(kind, shelf))
     for name, kind in _LISTS.items():
-        choices = augments(task) if kind == "augment" else pool(kind)
+        choices = augments(task, shelf) if kind == "augment" else pool(kind, shelf)
         if choices and rng.random() < 0.25:
             fields[name] = rng.sample(choices, 1)
     if mixed:
@@ -154,23 +158,30 @@ def _phase(rng: random.Random, task: str, place: int, count: int, mixed: bool) -
     return fields
 
 
-def _optimizer(rng: random.Random) -> Optimizer:
-    found = rng.choice(pool("optimizer"))
+def _written(texts: Sequence[str], shelf: str | None) -> list[Any]:
+    """Components as they are written, those of a shelf."""
+    made = map(parse, texts)
+    return [one for one in made if shelf is None or getattr(one, "card", None) is None or one.card.shelf == shelf]
+
+
+def _optimizer(rng: random.Random, shelf: str | None) -> Optimizer:
+    found = rng.choice(pool("optimizer", shelf))
     if rng.random() < 0.2:
         found = parse(f"Groups([Group('*.bias', {PARTS['optimizer']}), Group('*', {found!r})])")
     if rng.random() < 0.2:
-        found = parse(rng.choice(("SAM({!r}, rho=0.05)", "MKOR({!r}, every=2)")).format(found))
+        wrappers = ("SAM({!r}, rho=0.05)", "MKOR({!r}, every=2)")
+        found = parse(rng.choice(wrappers if shelf is None else wrappers[:1]).format(found))
     return found
 
 
-def _varied(rng: random.Random, regime: Regime) -> Regime:
+def _varied(rng: random.Random, regime: Regime, shelf: str | None) -> Regime:
     """Put a schedule or a controller where a number stands."""
     places = [(path, value) for path, value, _ in paths.knobs(regime) if isinstance(value, int | float) and value > 0]
     if not places:
         return regime
     path, value = rng.choice(places)
-    controllers = [one for one in pool("controller") if not one.all_needs() & _OF_BATCHES]
-    whole = rng.choice(pool("schedule") if rng.random() < 0.7 else controllers)
+    controllers = [one for one in pool("controller", shelf) if not one.all_needs() & _OF_BATCHES]
+    whole = rng.choice(pool("schedule", shelf) if rng.random() < 0.7 else controllers)
     return paths.edit(regime, {path: rng.choice((float(value), 0.1 * value)) * whole}, flatten=True)
 
 
