@@ -8,6 +8,7 @@ from typing import Any
 
 from regimes.core import paths
 from regimes.core.errors import DeclarationError, nearest, show
+from regimes.core.regime import Regime
 from regimes.study.command.values import Values
 from regimes.study.declarations import CompareFile, RunFile
 from regimes.study.foreign.rows import cell
