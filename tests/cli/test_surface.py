@@ -22,10 +22,10 @@ SURFACE = {
     "replay": "RUN --steps --probe --without --out --progress/--no-progress --json --debug",
     "plan": "FILE --set --time/--no-time --json --debug",
     "check": "FILE --set --json --debug",
-    "compare": "FILE --out --workers --seeds --until --max-cost --set --progress/--no-progress --json --debug",
+    "compare": "FILE --out --workers --seeds --until --max-cost --noise --set --progress/--no-progress --json --debug",
     "atlas": "--axis --json --debug",
     "verify": "[NAMES] --all --out --workers --record --progress/--no-progress --json --debug",
-    "verdict": "PATH --arm --seed --metric --margin --better --baseline --level --step --at --nan --where --out --json "
+    "verdict": "PATH --arm --seed --metric --margin --better --baseline --level --step --at --nan --where --noise --out --json "
     "--debug",
     "report": "STUDY --out --json --debug",
     "show": "NAME --json --debug",

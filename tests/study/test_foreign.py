@@ -77,7 +77,7 @@ def test_runs_without_a_partner_are_left_out_and_said():
 @pytest.mark.parametrize("seed", ["seed", None])
 def test_one_run_each_bounds_nothing(seed):
     found = comparison(judged(table({arm: v[:1] for arm, v in VALUES.items()}), seed=seed), "muon")
-    assert (found["low"], found["high"], found["verdict"], found["n"]) == (None, None, "undecided", 1)
+    assert (found["low"], found["high"], found["verdict"], found["n"]) == (None, None, "none", 1)
 
 
 def test_nan_is_never_guessed():

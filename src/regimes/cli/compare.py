@@ -18,6 +18,7 @@ from regimes.cli import common
 @click.option("--seeds", type=int, help="Instead of the file's number of seeds.")
 @click.option("--until", type=click.Choice(["decided"]), help="Stop as soon as it is decided.")
 @click.option("--max-cost", metavar="TIME", help='With --until: begin no seeds beyond this time, such as "30 min".')
+@click.option("--noise", metavar="STUDY", help="With --seeds 1: a study whose noise the runs are held against.")
 @common.edits
 @common.progress
 @common.as_json
@@ -28,6 +29,7 @@ def command(
     seeds: int | None,
     until: str | None,
     max_cost: str | None,
+    noise: str | None,
     edits: tuple[str, ...],
     progress: bool | None,
     as_json: bool,
@@ -45,7 +47,7 @@ def command(
     if isinstance(found, files.RunFile):
         raise DeclarationError(f"{file} declares one run; run it with: regimes run {file}")
     settings = dict(found.settings)
-    given = {"seeds": seeds, "until": until, "max_cost": max_cost}
+    given = {"seeds": seeds, "until": until, "max_cost": max_cost, "noise": noise}
     settings |= {name: value for name, value in given.items() if value is not None}
     if found.path.suffix == ".py":
         make: tuple[Any, ...] = (python_file.workload_of, (str(found.path.resolve()),))

@@ -22,6 +22,7 @@ from regimes.cli import common
 @click.option("--at", help="Where runs end at different steps: last, common, or a step.")
 @click.option("--nan", type=click.Choice(["diverged", "missing"]), help="What a NaN means.")
 @click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Only these rows. Repeatable.")
+@click.option("--noise", metavar="STUDY", help="Of one run each: a study whose noise they are held against.")
 @click.option("--out", metavar="DIR", help="Write the study and its report into a folder.")
 @common.as_json
 def command(path: str, where: tuple[str, ...], at: str | None, as_json: bool, **asked: Any) -> None:

@@ -66,8 +66,8 @@ COST_KEYS = (
     "tuning_seconds",
     "ratio",
 )
-VERDICTS = ("better", "worse", "same", "undecided")
-GLYPHS = {"better": "▲", "worse": "▼", "same": "=", "undecided": "?"}
+VERDICTS = ("better", "worse", "same", "undecided", "none")
+GLYPHS = {"better": "▲", "worse": "▼", "same": "=", "undecided": "?", "none": "·"}
 
 
 def finite(value: Any) -> Any:

@@ -18,7 +18,7 @@ _STYLE = (
     ".regimes svg{display:block}.regimes .soft{opacity:.7}</style>"
 )
 #: A verdict is a word and a sign, never a color alone.
-_SIGNS = {"better": "▲", "worse": "▼", "same": "=", "undecided": "?"}
+_SIGNS = {"better": "▲", "worse": "▼", "same": "=", "undecided": "?", "none": "·"}
 _WIDTH, _HEIGHT = 160, 28
 
 

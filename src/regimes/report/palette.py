@@ -14,8 +14,8 @@ ARMS = {
     "dark": ["#9aa3b2", "#3b8bd8", "#f78a69", "#78ffc1", "#a35cff", "#ffc634", "#e23d7d", "#e5c7ff"],
 }
 VERDICTS = {
-    "light": {"better": "#00695c", "worse": "#b3400a", "same": "#4a5361", "undecided": "#86590a"},
-    "dark": {"better": "#4fd6b4", "worse": "#ff9b66", "same": "#b4bcc8", "undecided": "#efc457"},
+    "light": {"better": "#00695c", "worse": "#b3400a", "same": "#4a5361", "undecided": "#86590a", "none": "#4a5361"},
+    "dark": {"better": "#4fd6b4", "worse": "#ff9b66", "same": "#b4bcc8", "undecided": "#efc457", "none": "#b4bcc8"},
 }
 INK = {
     "light": {"text": "#1c2128", "soft": "#5c6672", "line": "#e3e6ea", "page": "#ffffff", "wash": "#f6f7f8"},

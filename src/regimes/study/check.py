@@ -83,7 +83,7 @@ def design_of(workload: Workload, arms: Mapping[str, Regime], settings: Mapping[
         "until": None,
         **settings,
     }
-    names = ("baseline", "metric", "better", "margin", "seeds", "tune", "trials", "equal", "level", "until")
+    names = ("baseline", "metric", "better", "margin", "seeds", "tune", "trials", "equal", "level", "until", "assume")
     subject = subject_of(workload, {"validate": given["validate"]})
     return design.design_of(subject, dict(arms), *(given[name] for name in names))
 

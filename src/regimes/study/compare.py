@@ -16,6 +16,7 @@ from regimes.study.arms import Arm
 from regimes.study.command import Command
 from regimes.study.design import design_of
 from regimes.study.live import Live
+from regimes.study.one_run import lender_of
 from regimes.study.own import Own
 from regimes.study.pool import Pool
 from regimes.study.queue import Queue, queue_of
@@ -40,6 +41,8 @@ def compare(
     level: float = 0.95,
     until: str | None = None,
     max_cost: str | float | None = None,
+    noise: Study | str | Path | None = None,
+    assume: str | None = None,
     name: str = "study",
     out: str | Path | None = None,
     workers: int = 1,
@@ -85,6 +88,12 @@ def compare(
         `regimes.study.looks`). An arm that is decided, a lost one too, gets no more seeds.
     max_cost : str or float, optional
         With `until`: no seeds are begun that would take the study beyond this time, such as "30 min".
+    noise : Study or path, optional
+        Of one run each (``seeds=1``), which is no verdict: a study of several seeds, a smaller one for example, whose
+        paired noise the differences are held against. Default: one beside `out` of the same workload and metric.
+    assume : "normal", optional
+        Allow fewer seeds than a test without assumptions needs: verdicts then rest on paired differences that are
+        normally distributed.
     name : str
         For messages, and for the folder where `out` is not given. Default "study"; of a file, its stem.
     out : path, optional
@@ -127,12 +136,17 @@ def compare(
     with subject.kept():
         arms = subject.arms(arms) if isinstance(arms, Mapping) else arms
         design = design_of(
-            subject, arms, baseline, metric, better, margin, seeds, tune or {}, trials, equal, level, until
+            subject, arms, baseline, metric, better, margin, seeds, tune or {}, trials, equal, level, until, assume
         )
         if max_cost is not None and until is None:
             raise DeclarationError(
                 f"got {show(max_cost)}, but only a study with until='decided' can stop early", "max_cost"
             )
+        lender = None
+        if len(design.seeds) == 1:
+            lender = lender_of(noise, folder, subject.name, design.metric, design.better)
+        elif noise is not None:
+            raise DeclarationError("is lent to one run each alone; allowed beside seeds=1", "noise")
         live = Live(design, name, progress)
         queue = queue_of(design, subject, arms, workers, limit, live.say)
         made = None if make is None else (_made, (make, options))
@@ -143,7 +157,7 @@ def compare(
         record = design.record(subject, arms)
         said = [*design.notes, *queue.said(), pool.note, earlier.make_room(folder, record)]
         said += _failures(collected, command)
-        study = Study.of(design, name, subject, collected, command, folder, [note for note in said if note])
+        study = Study.of(design, name, subject, collected, command, folder, [note for note in said if note], lender)
     study.save()
     earlier.remember(folder, record)
     return study

@@ -93,6 +93,7 @@ def design_of(
     equal: str | None,
     level: float,
     until: str | None = None,
+    assume: str | None = None,
 ) -> Design:
     """Check what a comparison asks, and return it; the parameters are those of `regimes.compare`.
 
@@ -108,10 +109,13 @@ def design_of(
     if until not in (None, "decided"):
         raise DeclarationError(f"got {show(until)}; allowed: 'decided', or nothing", "until")
     listed = _seeds((MOST_SEEDS if until else SEEDS) if seeds is None else seeds)
-    try:
-        statistics.refuse_too_few(len(listed), len(arms) - 1, level)
-    except ValueError as why:
-        raise DeclarationError(str(why), "seeds") from None
+    if assume not in (None, "normal"):
+        raise DeclarationError(f"got {show(assume)}; allowed: 'normal', or nothing", "assume")
+    if not assume and (len(listed) != 1 or until):  # one run each is no verdict, and is never called one
+        try:
+            statistics.refuse_too_few(len(listed), len(arms) - 1, level)
+        except ValueError as why:
+            raise DeclarationError(f"{why}; or 1, which gives no verdict", "seeds") from None
     full = subject.metric_name(metric)
     ranges = _ranges(tune, trials)
     drawn = points(ranges, trials, seed=0)

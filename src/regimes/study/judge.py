@@ -100,6 +100,7 @@ class _Pair:
         self, interval: statistics.Interval, alone: statistics.Interval, diverged: int, arm: Arm, base: Arm
     ) -> dict[str, Any]:
         verdict = statistics.verdict(interval.low, interval.high, self.design.margin)
+        verdict = "none" if interval.n < 2 else verdict  # one run each says nothing of another
         undecided = verdict == "undecided" and not diverged  # against divergence seeds are no remedy
         more = None
         if undecided and self.design.looks is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from regimes.study.one_run import one_run_sentence
 from regimes.study.sign_flip import least_seeds
 
 
@@ -20,6 +21,9 @@ def sentence(facts: dict[str, Any]) -> str:
         names = [name for name, c in found.items() if c["verdict"] == verdict]
         if names:
             words.append(f"{_and(names)} {'is' if len(names) == 1 else 'are'} {word}")
+    alone = [arm for arm in facts["arms"] if arm["comparison"] and arm["comparison"]["verdict"] == "none"]
+    if alone:
+        words.append(one_run_sentence(alone, facts["metric"]))
     missing = [arm["name"] for arm in facts["arms"] if not arm["comparison"] and arm["name"] != facts["baseline"]]
     if missing:
         words.append(f"{_and(missing)} cannot be judged")
@@ -59,7 +63,7 @@ def one_seed_sentence(facts: dict[str, Any]) -> str | None:
     said = [
         f"{arm['name']} wins {arm['comparison']['one_seed_wins']} times in {arm['comparison']['pairs']}"
         for arm in facts["arms"]
-        if arm["comparison"] and arm["comparison"]["one_seed_wins"] is not None
+        if arm["comparison"] and arm["comparison"]["one_seed_wins"] is not None and arm["comparison"]["pairs"] > 1
     ]
     return f"Judged by one seed, {_and(said)}." if said else None
 
@@ -111,6 +115,9 @@ def _enough(facts: dict[str, Any]) -> dict[str, Any]:
     compared = [arm for arm in facts["arms"] if arm["comparison"]]
     unit = "seeds" if facts["paired"] else "runs"
     n = _span([arm["comparison"]["n"] for arm in compared] or [len(facts["seeds"])])
+    alone = [arm["name"] for arm in compared if arm["comparison"]["verdict"] == "none"]
+    if alone:
+        return _lamp("enough seeds", False, f"one run each of {', '.join(alone)}: nothing is decided", "#seeds")
     open_arms = [arm["name"] for arm in compared if arm["comparison"]["verdict"] == "undecided"]
     if open_arms:
         text = f"{n} {unit} do not decide {', '.join(open_arms)} at the margin {facts['margin']:g}"

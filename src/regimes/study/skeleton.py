@@ -36,11 +36,13 @@ class Settings(_Strict):
     better: Literal["lower", "higher"] | None = None
     margin: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     equal: Literal["steps", "samples", "tokens", "flops"] | None = None
-    seeds: Annotated[int, Field(ge=2)] | list[int] | None = None
+    seeds: Annotated[int, Field(ge=1)] | list[int] | None = None
     trials: Annotated[int, Field(ge=0)] = 0
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
     until: Literal["decided"] | None = None
     max_cost: str | float | None = None
+    noise: str | None = None
+    assume: Literal["normal"] | None = None
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "study"
     cadence: str | None = Field("10%", alias="validate")
 

@@ -11,6 +11,7 @@ from regimes.engine.folder import write_json
 from regimes.study.arms import Arm
 from regimes.study.facts import facts_of
 from regimes.study.judge import judge
+from regimes.study.one_run import Lender
 from regimes.study.subject import Described
 
 
@@ -33,9 +34,13 @@ class Study:
         command: str | None,
         folder: Path | None,
         notes: list[str],
+        noise: Lender | None = None,
     ) -> Study:
-        """Judge finished arms."""
+        """Judge finished arms; `noise` lends to what has one run each."""
         judge(design, arms)
+        for arm in arms:
+            if noise is not None and arm.comparison and arm.comparison["n"] < 2:
+                arm.comparison["noise"] = noise.lend(arm.name)
         return cls(facts_of(design, name, subject, arms, command, notes), folder)
 
     @classmethod

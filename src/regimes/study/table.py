@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-STYLES = {"better": "bold green", "worse": "bold red", "same": "cyan", "undecided": "yellow"}
-MARKS = {"better": "▲ better", "worse": "▼ worse", "same": "= same", "undecided": "? undecided"}
+STYLES = {"better": "bold green", "worse": "bold red", "same": "cyan", "undecided": "yellow", "none": "dim"}
+MARKS = {"better": "▲ better", "worse": "▼ worse", "same": "= same", "undecided": "? undecided", "none": "· none"}
 
 
 def duration(seconds: float) -> str:
@@ -103,7 +103,7 @@ def _end(value: float | None, unbounded: str) -> str:
 
 def _to_decide(found: dict[str, Any], arm: dict[str, Any], base: dict[str, Any]) -> str:
     """Return what would decide an undecided arm: the first thing that stands in its way."""
-    if found["verdict"] != "undecided":
+    if found["verdict"] not in ("undecided", "none"):
         return ""
     edge = [
         a["tuning"].get("advice") or "tune over a wider range"

@@ -12,6 +12,7 @@ from regimes.core.errors import DeclarationError, nearest, show
 from regimes.study.arms import Arm
 from regimes.study.design import Design, check_better, check_question, is_number
 from regimes.study.foreign.rows import Rows, rows_of
+from regimes.study.one_run import lender_of
 from regimes.study.study import Study
 from regimes.study.subject import package_version
 from regimes.study.tasks import Outcome, Task
@@ -37,6 +38,7 @@ def verdict(
     at: str | int | None = None,
     nan: str | None = None,
     where: Mapping[str, Any] | None = None,
+    noise: Study | str | Path | None = None,
     name: str | None = None,
     out: str | Path | None = None,
 ) -> Study:
@@ -75,6 +77,8 @@ def verdict(
         always counts as diverged; an empty cell is a value that is missing.
     where : mapping, optional
         Only rows with these values in these columns.
+    noise : Study or path, optional
+        Of arms with one run: a study whose paired noise the difference is held against.
     name : str, optional
         For titles; default the file's.
     out : path, optional
@@ -118,7 +122,8 @@ def verdict(
     subject = Finished(found, len(runs), metric)
     folder = None if out is None else Path(out)
     made = [Arm(label, label, label, outcomes, []) for label, outcomes in arms.items()]
-    study = Study.of(design, title, subject, made, "regimes.verdict(...)", folder, [*asked.said, *said])
+    lender = None if noise is None else lender_of(noise, None, title, metric, design.better)
+    study = Study.of(design, title, subject, made, "regimes.verdict(...)", folder, [*asked.said, *said], lender)
     study.save()
     return study
 
