@@ -42,8 +42,10 @@ if TYPE_CHECKING:
     from regimes.study.branches import extend, fork
     from regimes.study.command import Command
     from regimes.study.compare import compare
+    from regimes.study.evaluation_noise import EvaluationNoise, evaluation_noise
     from regimes.study.foreign.verdict import verdict
     from regimes.study.ladder import Ladder, ladder
+    from regimes.study.late_forks import LateForks, late_forks
     from regimes.study.plan import Plan, plan
     from regimes.study.ranges import between, times
     from regimes.study.replays import Replay, replay
@@ -69,7 +71,9 @@ _ELSEWHERE = {
     "regimes.study.command": ("Command",),
     "regimes.study.compare": ("compare",),
     "regimes.study.foreign.verdict": ("verdict",),
+    "regimes.study.evaluation_noise": ("EvaluationNoise", "evaluation_noise"),
     "regimes.study.ladder": ("Ladder", "ladder"),
+    "regimes.study.late_forks": ("LateForks", "late_forks"),
     "regimes.study.plan": ("Plan", "plan"),
     "regimes.study.ranges": ("between", "times"),
     "regimes.study.replays": ("Replay", "replay"),

@@ -17,7 +17,7 @@ SURFACE = {
     "run": "FILE --out --seed --set --validate --probe --reduce --progress/--no-progress --json --debug",
     "eject": "FILE --out --seed --check --set --json --debug",
     "resume": "DIRECTORY --progress/--no-progress --json --debug",
-    "fork": "RUN --at --set --out --progress/--no-progress --json --debug",
+    "fork": "RUN --at --set --seed --out --progress/--no-progress --json --debug",
     "extend": "RUN --budget --schedule --at --out --progress/--no-progress --json --debug",
     "replay": "RUN --steps --probe --without --out --progress/--no-progress --json --debug",
     "plan": "FILE --set --time/--no-time --json --debug",

@@ -17,10 +17,19 @@ from regimes.cli import common
     "--at", type=click.IntRange(min=0), required=True, metavar="STEP", help="Steps that the child has behind it."
 )
 @common.edits
+@click.option("--seed", type=click.IntRange(min=0), help="Of data order, dropout and noise from there on.")
 @click.option("--out", metavar="DIR", help="The child's folder. [default: beside the parent's]")
 @common.progress
 @common.as_json
-def command(run: str, at: int, edits: tuple[str, ...], out: str | None, progress: bool | None, as_json: bool) -> None:
+def command(
+    run: str,
+    at: int,
+    edits: tuple[str, ...],
+    seed: int | None,
+    out: str | None,
+    progress: bool | None,
+    as_json: bool,
+) -> None:
     """Go on from a step of a run under edits, in a folder of its own.
 
     The child begins with the state of RUN after STEP steps: to the bit where nothing is edited. What changes there is
@@ -33,7 +42,7 @@ def command(run: str, at: int, edits: tuple[str, ...], out: str | None, progress
     place = Place(run, out)
     stored = place.stored()
     with common.given_as(at=at, out=out):
-        branch = branches.branch_at(stored, at, regime_with(stored.regime, edits), place.out)
+        branch = branches.branch_at(stored, at, regime_with(stored.regime, edits), place.out, seed)
     place.train(branch, progress, as_json)
 
 

@@ -21,7 +21,9 @@ from regimes.engine.stored import Stored
 _ON_ENTERING = ("on_entry", "carry")
 
 
-def fork(stored: Stored, at: int, regime: Regime, out: Path, workload_spec: Any = None) -> dict[str, Any]:
+def fork(
+    stored: Stored, at: int, regime: Regime, out: Path, workload_spec: Any = None, seed: int | None = None
+) -> dict[str, Any]:
     """Make the folder of a child run; the same fork, made before, is left as it stands.
 
     Parameters
@@ -36,6 +38,8 @@ def fork(stored: Stored, at: int, regime: Regime, out: Path, workload_spec: Any 
         The child's folder: records and state of the parent up to `at` are copied there.
     workload_spec : str or mapping, optional
         What builds the workload again.
+    seed : int, optional
+        Of all that is drawn from there on; default the parent's.
 
     Returns
     -------
@@ -49,7 +53,7 @@ def fork(stored: Stored, at: int, regime: Regime, out: Path, workload_spec: Any 
     ResumeError
         If the folder holds another run, or the parent cannot be trained again.
     """
-    child = stored.begin(regime)
+    child = stored.begin(regime, seed)
     content = identity(child)
     folder = Folder(out)
     lineage = {"folder": str(stored.path.absolute()), "parent": stored.declared["key"], "at": at}
@@ -106,17 +110,19 @@ def check_past(parent: Run, child: Run) -> None:
 
 
 def adopt(child: Run, parent: Run) -> dict[str, list[str]]:
-    """Give a run the state of another of the same workload and seed; return what was carried, reset and dropped.
+    """Give a run the state of another of the same workload; return what was carried, reset and dropped.
 
     What is declared as before goes on to the bit. A component that is declared otherwise follows the rule of a seam
     that carries it: it goes on if it is of the same form and its state fits, else it begins anew.
     """
-    tree = trees.clone(parent.tree()) | {"regime": child.regime.hash, "finished": False}
+    tree = trees.clone(parent.tree()) | {"regime": child.regime.hash, "seed": child.seed, "finished": False}
     before, now = parent.phase, child.phases[parent.frame.phase]
     if before.declaration.micro_batch != now.declaration.micro_batch:
         tree["micro"] = now.declaration.micro_batch
     child.load(tree)
     if child.regime == parent.regime:
+        if child.seed != parent.seed:
+            child.redraw()
         return {"carried": ["model", *child.states], "reset": [], "dropped": []}
     old, child.states = child.states, seam.fresh_states(child, now)
     said = _inherit(parent, child, old)
@@ -178,6 +184,8 @@ def _same_shapes(old: Any, new: Any, keys: bool = False) -> bool:
 def _draws_alike(parent: Run, child: Run) -> bool:
     """Whether the child would have drawn what the parent has drawn and not yet used."""
     names = [*DATA_SLOTS, "lag"]
+    if parent.seed != child.seed:
+        return False
     same = all(getattr(parent.phase.declaration, n) == getattr(child.phase.declaration, n) for n in names)
     return same and [_extent(phase) for phase in parent.phases] == [_extent(phase) for phase in child.phases]
 

@@ -42,10 +42,11 @@ class Stored:
         #: Before this step there are records of it, but no state: it is a fork.
         self.first = int(self.lineage.get("at", 0))
 
-    def begin(self, regime: Regime | None = None) -> Run:
-        """Return the run at step 0, or one of another regime that is otherwise alike."""
+    def begin(self, regime: Regime | None = None, seed: int | None = None) -> Run:
+        """Return the run at step 0, or one of another regime or seed that is otherwise alike."""
         validate, give_up = self.options["validate"], self.options["give_up"]
-        return Run(self.workload, regime or self.regime, self.seed, validate=validate, give_up=give_up)
+        seed = self.seed if seed is None else seed
+        return Run(self.workload, regime or self.regime, seed, validate=validate, give_up=give_up)
 
     def checked(self) -> Run:
         """Return the run at step 0, known to be the one of the folder.

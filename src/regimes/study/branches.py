@@ -34,12 +34,14 @@ class Branch(NamedTuple):
     changes : dict
         ``edits``, ``knobs`` (at the step of the fork), ``horizon``, ``carried``, ``reset``, ``dropped``,
         ``trained_again``.
+    seed : int
     """
 
     stored: Stored
     regime: Regime
     folder: Path
     changes: dict[str, Any]
+    seed: int
 
     def train(self, max_time: str | float | None = None, progress: bool | None = None) -> RunResult:
         """Train the child, or go on with it; finished, it is not trained again."""
@@ -47,20 +49,22 @@ class Branch(NamedTuple):
         options["probes"] = stored.probes
         with threads_of(stored):
             return api.run(
-                stored.workload, self.regime, stored.seed, out=self.folder, max_time=max_time, progress=progress,
+                stored.workload, self.regime, self.seed, out=self.folder, max_time=max_time, progress=progress,
                 workload_spec=stored.declared["workload_spec"], **options,
             )  # fmt: skip
 
 
-def branch_at(stored: Stored, at: int, regime: Regime, out: str | Path | None) -> Branch:
+def branch_at(stored: Stored, at: int, regime: Regime, out: str | Path | None, seed: int | None = None) -> Branch:
     """Make the folder of a child run; see `fork`."""
-    folder = Path(out) if out is not None else beside(stored.path, f"fork{at}-{regime.hash[:6]}")
+    seed = stored.seed if seed is None else seed
+    named = f"fork{at}-{regime.hash[:6]}" + (f"-seed{seed}" if seed != stored.seed else "")
+    folder = Path(out) if out is not None else beside(stored.path, named)
     world = distributed.join()
     if world.first:
         with threads_of(stored):
-            forks.fork(stored, at, regime, folder, stored.declared["workload_spec"])
+            forks.fork(stored, at, regime, folder, stored.declared["workload_spec"], seed)
     world.wait()  # of several processes one makes it, and all train it
-    return Branch(stored, regime, folder, read_json(folder / "run.json")["lineage"]["changes"])
+    return Branch(stored, regime, folder, read_json(folder / "run.json")["lineage"]["changes"], seed)
 
 
 def beside(path: Path, name: str) -> Path:
@@ -87,6 +91,7 @@ def fork(
     at: int,
     edits: Edits | None = None,
     *,
+    seed: int | None = None,
     out: str | Path | None = None,
     workload: Workload | None = None,
     max_time: str | float | None = None,
@@ -107,6 +112,8 @@ def fork(
         Steps that the child has behind it; its records up to there, and its work, are the parent's.
     edits : mapping of str to value, optional
         As `Regime.but` takes them.
+    seed : int, optional
+        Of everything drawn from there on: data order, dropout, noise. Default the parent's.
     out : path, optional
         The child's folder. Default: beside the parent's, called by step and regime, so that the same fork finds it.
     workload : Workload, optional
@@ -143,7 +150,7 @@ def fork(
     """
     stored = opened(run, workload)
     regime = stored.regime.but(dict(edits or {}))
-    return branch_at(stored, step_of("at", at), regime, out).train(max_time, progress)
+    return branch_at(stored, step_of("at", at), regime, out, seed).train(max_time, progress)
 
 
 def branch_longer(stored: Stored, budget: str, schedule: str | None, at: int | None, out: str | Path | None) -> Branch:
