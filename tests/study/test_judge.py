@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,8 +29,8 @@ def design(seeds=8, ranges=None, trials=0, margin=0.1):
     ranges = ranges or {}
     return SimpleNamespace(
         metric="val/loss", tuning_metric="val/loss", better="lower", level=0.95, baseline="base", margin=margin,
-        seeds=range(seeds), ranges=ranges, points=points(ranges, trials, 0), equal="steps", budget="12 steps",
-        paired=True, looks=None,
+        seeds=range(seeds), ranges=ranges, trials=trials, points=points(ranges, trials, 0), equal="steps", budget="12 steps",
+        paired=True, looks=None, search=SimpleNamespace(clusters=False),
     )  # fmt: skip
 
 
@@ -43,10 +44,19 @@ def arm(name, values, trials=(), **others):
     return Arm(name, REGIME, REGIME, runs, [outcome(name, v, 10**6, number) for number, v in enumerate(trials)])
 
 
+def placed(trials, asked):
+    """Trials where the design lays them out."""
+    for number, trial in enumerate(trials):
+        trial.task = replace(trial.task, shares=asked.points[number])
+    return trials
+
+
 def judged(asked=None, **values):
     """Facts of a study of these arms; the first is the baseline."""
     arms = [found if isinstance(found, Arm) else arm(name, found) for name, found in values.items()]
     asked = asked or design(len(arms[0].outcomes))
+    for one in arms:
+        placed(one.trials, asked)
     judge(asked, arms)
     work = Own(rg.workloads.load("quadratic"), {})
     return facts_of(asked, "study", work, arms, None, [])
@@ -192,7 +202,7 @@ def test_advice_at_an_edge(knobs, trials, advice):
     asked = design(ranges={f"k{number}": times(1 / 8, 8) for number in range(knobs)}, trials=len(trials))
     if knobs == 2:  # the best at an edge of one knob, whatever the others are
         asked.points = sorted(asked.points, key=lambda p: p["k0"], reverse=trials[0] > trials[-1])[: len(trials)]
-    found = choose([outcome("a", v, 10**6, number) for number, v in enumerate(trials)], asked)
+    found = choose(placed([outcome("a", v, 10**6, number) for number, v in enumerate(trials)], asked), asked)
     assert found.advice == advice
     assert found.bracketed == (advice is None)
 

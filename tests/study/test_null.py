@@ -40,9 +40,10 @@ def judged(values, margin):
         baseline="base",
         seeds=range(SEEDS),
         margin=margin,
-        points=[],
+        trials=0,
         paired=True,
         looks=None,
+        search=SimpleNamespace(clusters=False),
     )
     arms = []
     for name, finals in values.items():

@@ -40,7 +40,7 @@ def check(found: RunFile | CompareFile) -> dict[str, Any]:
         design = design_of(found.workload, found.arms, found.settings)
     says = [
         f"a comparison on {found.workload.name} in {design.metric}, margin {design.margin:g}, "
-        f"{len(design.seeds)} seeds, {len(design.points)} trials, at {design.budget}"
+        f"{len(design.seeds)} seeds, {design.trials} trials, at {design.budget}"
     ]
     says += [f"arm {name}: {_phases(regime)}" for name, regime in found.arms.items()]
     says += [f"note: {note}" for note in design.notes]
@@ -83,7 +83,20 @@ def design_of(workload: Workload, arms: Mapping[str, Regime], settings: Mapping[
         "until": None,
         **settings,
     }
-    names = ("baseline", "metric", "better", "margin", "seeds", "tune", "trials", "equal", "level", "until", "assume")
+    names = (
+        "baseline",
+        "metric",
+        "better",
+        "margin",
+        "seeds",
+        "tune",
+        "trials",
+        "equal",
+        "level",
+        "until",
+        "assume",
+        "search",
+    )
     subject = subject_of(workload, {"validate": given["validate"]})
     return design.design_of(subject, dict(arms), *(given[name] for name in names))
 

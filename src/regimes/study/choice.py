@@ -52,6 +52,7 @@ def choose(trials: Sequence[Outcome], design: Any, finals: Sequence[float] | Non
         raise RegimesError(f"a tuning trial of arm '{trials[0].task.arm}' failed")
     ordered = sorted(trials, key=lambda o: o.task.trial or 0)
     values = [o.metrics.get(design.tuning_metric, math.nan) for o in ordered]
+    points = [o.task.shares for o in ordered]
     direction = 1.0 if design.better == "lower" else -1.0
     finite = [number for number, value in enumerate(values) if math.isfinite(value)]
     if not finite:
@@ -59,18 +60,15 @@ def choose(trials: Sequence[Outcome], design: Any, finals: Sequence[float] | Non
     best = min(finite, key=lambda number: (direction * values[number], number))
     if len(design.ranges) == 1:
         (pattern,) = design.ranges
-        found = statistics.fit_and_refine([p[pattern] for p in design.points], values, design.better, finals)
-        shares, fitted, bracketed, sd = (
-            {pattern: found.log_rate},
-            found.curve is not None,
-            found.bracketed,
-            found.tuning_sd,
-        )
+        found = statistics.fit_and_refine([p[pattern] for p in points], values, design.better, finals)
+        shares, fitted, bracketed = {pattern: found.log_rate}, found.curve is not None, found.bracketed
+        sd = found.tuning_sd
+        if design.search.clusters:
+            sd = max(sd, statistics.selection_sd(values, design.better))
     else:
-        shares, fitted, sd = design.points[best], False, statistics.selection_sd(values, design.better)
+        shares, fitted, sd = dict(points[best]), False, statistics.selection_sd(values, design.better)
         bracketed = all(
-            min(p[name] for p in design.points) < shares[name] < max(p[name] for p in design.points)
-            for name in design.ranges
+            min(p[name] for p in points) < shares[name] < max(p[name] for p in points) for name in design.ranges
         )
     advice = None if bracketed else _advice(len(values), len(design.ranges))
     return Choice(shares, best, fitted, bracketed, sd, advice)

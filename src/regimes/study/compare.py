@@ -37,6 +37,7 @@ def compare(
     seeds: int | Sequence[int] | None = None,
     tune: Mapping[str, Range] | None = None,
     trials: int = 0,
+    search: str = "quasi",
     equal: str | None = None,
     level: float = 0.95,
     until: str | None = None,
@@ -78,6 +79,9 @@ def compare(
         What is tuned, for every arm with the same number of `trials`, on seeds that the comparison does not use.
     trials : int
         Tuning trials per arm.
+    search : "quasi", "random", "refine", "bayes" or "optuna"
+        Where trials are placed (`regimes.study.search.Search`). Default quasi, laid out beforehand; refine and bayes look
+        at the trials before.
     equal : str, optional
         At what the budgets are equal: steps, samples, tokens or flops. Default: the baseline budget's own unit.
     level : float
@@ -136,7 +140,20 @@ def compare(
     with subject.kept():
         arms = subject.arms(arms) if isinstance(arms, Mapping) else arms
         design = design_of(
-            subject, arms, baseline, metric, better, margin, seeds, tune or {}, trials, equal, level, until, assume
+            subject,
+            arms,
+            baseline,
+            metric,
+            better,
+            margin,
+            seeds,
+            tune or {},
+            trials,
+            equal,
+            level,
+            until,
+            assume,
+            search,
         )
         if max_cost is not None and until is None:
             raise DeclarationError(

@@ -11,7 +11,8 @@ from typing import Any
 from regimes.core.errors import DeclarationError, nearest, show
 from regimes.study import statistics
 from regimes.study.looks import Looks
-from regimes.study.ranges import Range, points
+from regimes.study.ranges import Range
+from regimes.study.search import Search
 from regimes.study.subject import Subject
 from regimes.study.tasks import TUNING_SEED
 
@@ -31,10 +32,8 @@ class Design:
         At what the budgets are equal; None where nobody knows.
     tuning_metric : str
         What tuning reads.
-    ranges : dict of str to Range
-        What is tuned.
-    points : list of dict
-        Shares of each trial.
+    search : Search
+        What is tuned, and where each trial is placed.
     names : tuple of str
         The arms.
     budget : str
@@ -52,8 +51,7 @@ class Design:
     better: str
     margin: float
     seeds: tuple[Any, ...]
-    ranges: dict[str, Range]
-    points: list[dict[str, float]]
+    search: Search
     equal: str | None
     level: float
     names: tuple[str, ...]
@@ -62,6 +60,16 @@ class Design:
     notes: tuple[str, ...] = field(default=())
     paired: bool = True
     looks: Looks | None = None
+
+    @property
+    def ranges(self) -> dict[str, Range]:
+        """What is tuned."""
+        return self.search.ranges
+
+    @property
+    def trials(self) -> int:
+        """Tuning trials of each arm."""
+        return self.search.trials
 
     def record(self, subject: Subject, arms: Mapping[str, Any]) -> dict[str, Any]:
         """Return the question as plain data: studies with equal ones are the same study."""
@@ -73,7 +81,8 @@ class Design:
                 "data": subject.fingerprint(),
                 "arms": {name: repr(declared) for name, declared in arms.items()},
                 "tune": {pattern: repr(range_) for pattern, range_ in self.ranges.items()},
-                "trials": len(self.points),
+                "trials": self.trials,
+                "search": self.search.name,
                 "seeds": list(self.seeds),
             }
             | ({} if self.looks is None else {"looks": list(self.looks.sizes)})
@@ -94,6 +103,7 @@ def design_of(
     level: float,
     until: str | None = None,
     assume: str | None = None,
+    search: str = "quasi",
 ) -> Design:
     """Check what a comparison asks, and return it; the parameters are those of `regimes.compare`.
 
@@ -118,12 +128,12 @@ def design_of(
             raise DeclarationError(f"{why}; or 1, which gives no verdict", "seeds") from None
     full = subject.metric_name(metric)
     ranges = _ranges(tune, trials)
-    drawn = points(ranges, trials, seed=0)
     direction = check_better(full, better)
-    subject.check(arms, ranges, drawn)
+    searched = Search(search, ranges, trials, direction)
+    subject.check(arms, ranges, searched.laid_out)
     unit, text, notes = subject.budgets(arms, first, equal)
     return Design(
-        baseline=first, metric=full, better=direction, margin=float(margin), seeds=listed, ranges=ranges, points=drawn,
+        baseline=first, metric=full, better=direction, margin=float(margin), seeds=listed, search=searched,
         equal=unit, level=float(level), names=tuple(arms), budget=text, tuning_metric=subject.tuning_metric(full),
         notes=(*notes, *_twins(arms)),
         looks=Looks.up_to(len(listed), float(level), len(arms) - 1) if until else None,

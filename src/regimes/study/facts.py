@@ -52,7 +52,7 @@ def facts_of(
         "paired": design.paired,
         "looks": None if design.looks is None else list(design.looks.sizes),
         "seeds": list(design.seeds),
-        "trials": len(design.points),
+        "trials": design.trials,
         "arms": [_arm_facts(design, arm, base, subject) | told[arm.name] for arm in arms],
         "slices": _slices(design, arms, base),
         "environment": subject.environment(),
@@ -136,7 +136,7 @@ def _curve(outcome: Outcome, metric: str) -> dict[str, Any]:
 
 
 def _tuning(design: Any, arm: Arm, subject: Any) -> dict[str, Any] | None:
-    if not design.points:
+    if not design.trials:
         return None
     try:
         found = choose(arm.trials, design, list(arm.values(design.metric)))

@@ -161,7 +161,7 @@ def _correlation(values: Values, base: Values) -> float | None:
 
 def _tuning_luck(design: Any, arm: Arm) -> float:
     """What tuning luck adds to an arm's metric: 0 where nothing was tuned, infinite where all trials failed."""
-    if not design.points:
+    if not design.trials:
         return 0.0
     try:
         return choose(arm.trials, design, list(arm.values(design.metric))).sd

@@ -90,7 +90,7 @@ class Live:
         for name in self.design.names:
             trials = [o for o in outcomes if o.task.arm == name and o.task.trial is not None]
             best = _best([o.metrics.get(self.design.tuning_metric, math.nan) for o in trials], self.design.better)
-            tuning = f"{len(trials)}/{len(self.design.points)}" + (f"  best {best:.4f}" if best is not None else "")
+            tuning = f"{len(trials)}/{self.design.trials}" + (f"  best {best:.4f}" if best is not None else "")
             values = list(finals[name].values())
             mean = f"{np.mean(values):.4f}" if values else ""
             made.add_row(name, tuning, f"{len(values)}/{len(self.design.seeds)}", mean, self._gap(finals, name))

@@ -299,4 +299,4 @@ def plan_comparison(
             raise why.within(f"arms.{name}") from None
     tiny = 1e-9  # the margin is in the metric's unit, the effect in standard deviations, which nobody knows yet
     found = detectable_difference(1.0, len(design.seeds), len(arms) - 1, design.level, tiny, 0.8)
-    return ComparisonPlan(made, len(design.seeds), len(design.points), found, design.margin, design.metric)
+    return ComparisonPlan(made, len(design.seeds), design.trials, found, design.margin, design.metric)

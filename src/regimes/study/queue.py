@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from regimes.study.choice import choose
 from regimes.study.design import Design
 from regimes.study.judge import judge
 from regimes.study.looks import Bill, bill
+from regimes.study.search import Tried
 from regimes.study.subject import Subject
 from regimes.study.table import duration
 from regimes.study.tasks import TUNING_SEED, Outcome, Task
@@ -24,16 +26,18 @@ class Queue:
 
     def __init__(self, design: Design, subject: Subject, arms: Mapping[str, Any]) -> None:
         self.design, self.subject, self.declared = design, subject, arms
-        self.chosen: dict[str, Any] = {} if design.points else dict(arms)
-        self._trials = [(arm, number) for arm in arms for number in range(len(design.points))]
+        self.chosen: dict[str, Any] = {} if design.trials else dict(arms)
+        self._trials = [(arm, number) for arm in arms for number in range(design.trials)]
         self._seeds = [(arm, seed) for seed in design.seeds for arm in arms]
         self.total = len(self._trials) + len(self._seeds)
 
     def next(self, done: Sequence[Outcome]) -> Task | None:
         """Return the next task that can start now."""
-        if self._trials:
-            arm, number = self._trials.pop(0)
-            return Task(arm, self._at(arm, self.design.points[number]), TUNING_SEED, number)
+        for place, (arm, number) in enumerate(self._trials):
+            shares = self.design.search.at(number, self._tried(arm, number, done))
+            if shares is not None:
+                del self._trials[place]
+                return Task(arm, self._at(arm, shares), TUNING_SEED, number, shares)
         for place, (arm, seed) in enumerate(self._seeds):
             if arm not in self.chosen:
                 self._choose(arm, done)
@@ -42,10 +46,16 @@ class Queue:
                 return Task(arm, self.chosen[arm], seed)
         return None
 
+    def _tried(self, arm: str, number: int, done: Sequence[Outcome]) -> list[Tried]:
+        """The arm's trials before this one that have ended; what failed is no value, and nothing follows it."""
+        mine = [o for o in done if o.task.arm == arm and o.task.trial is not None and not o.failed]
+        ordered = sorted((o for o in mine if (o.task.trial or 0) < number), key=lambda o: o.task.trial or 0)
+        return [Tried(dict(o.task.shares), o.metrics.get(self.design.tuning_metric, math.nan)) for o in ordered]
+
     def _choose(self, arm: str, done: Sequence[Outcome]) -> None:
         mine = [o for o in done if o.task.arm == arm and o.task.trial is not None]
         # Where a trial failed there is nothing to choose from yet: the arm was tuned less than the others.
-        if len(mine) < len(self.design.points) or any(o.failed for o in mine):
+        if len(mine) < self.design.trials or any(o.failed for o in mine):
             return
         try:
             shares = choose(mine, self.design).shares

@@ -38,6 +38,7 @@ class Settings(_Strict):
     equal: Literal["steps", "samples", "tokens", "flops"] | None = None
     seeds: Annotated[int, Field(ge=1)] | list[int] | None = None
     trials: Annotated[int, Field(ge=0)] = 0
+    search: str = "quasi"
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
     until: Literal["decided"] | None = None
     max_cost: str | float | None = None

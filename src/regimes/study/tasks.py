@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,15 @@ class Task:
     seed : int
     trial : int or None
         Number of the tuning trial; None for a seed of the comparison.
+    shares : dict of str to float
+        Of a trial: its place in each range.
     """
 
     arm: str
     declared: Any
     seed: Any
     trial: int | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def what(self) -> str:

@@ -13,6 +13,7 @@ from regimes.study.arms import Arm
 from regimes.study.design import Design, check_better, check_question, is_number
 from regimes.study.foreign.rows import Rows, rows_of
 from regimes.study.one_run import lender_of
+from regimes.study.search import Search
 from regimes.study.study import Study
 from regimes.study.subject import package_version
 from regimes.study.tasks import Outcome, Task
@@ -115,7 +116,7 @@ def verdict(
         said += _unpaired(arms, first)
     design = Design(
         baseline=first, metric=metric, better=check_better(metric, better), margin=float(margin), seeds=_seeds(arms),
-        ranges={}, points=[], equal="steps" if step and position is not None else None, level=float(level),
+        search=Search("quasi", {}, 0, "lower"), equal="steps" if step and position is not None else None, level=float(level),
         names=tuple(arms), budget=_budget(step, position), tuning_metric=metric, paired=seed is not None,
     )  # fmt: skip
     title = name or Path(found.name).stem
