@@ -1,5 +1,6 @@
 """Code in the documentation runs as it stands."""
 
+import doctest
 import re
 from pathlib import Path
 
@@ -17,3 +18,8 @@ def test_python_blocks_run(page, capsys):
     for block in blocks:
         exec(compile(block, page, "exec"), names)
     assert "RunResult(digits_mlp" in capsys.readouterr().out
+
+
+def test_what_the_page_on_deciding_prints_is_what_is_printed():
+    found = doctest.testfile(str(ROOT / "docs" / "deciding.md"), module_relative=False)
+    assert (found.failed, found.attempted > 8) == (0, True)

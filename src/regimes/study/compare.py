@@ -44,7 +44,7 @@ def compare(
     max_cost: str | float | None = None,
     noise: Study | str | Path | None = None,
     assume: str | None = None,
-    name: str = "study",
+    name: str | None = None,
     out: str | Path | None = None,
     workers: int = 1,
     validate: str | None = "10%",
@@ -98,8 +98,9 @@ def compare(
     assume : "normal", optional
         Allow fewer seeds than a test without assumptions needs: verdicts then rest on paired differences that are
         normally distributed.
-    name : str
-        For messages, and for the folder where `out` is not given. Default "study"; of a file, its stem.
+    name : str, optional
+        For messages, and for the folder where `out` is not given. Default the name of `out`, else "study"; of a file,
+        its stem.
     out : path, optional
         The study's folder; default runs/<name>. Runs that are there are not computed again. Where it holds another
         study, that one is kept beside, in a folder earlier-1, and the runs are shared.
@@ -131,6 +132,7 @@ def compare(
     RegimesError
         If worker processes cannot start.
     """
+    name = name or (Path(out).name if out is not None else "") or "study"
     folder = _folder(out, name)
     if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
         raise DeclarationError(f"got {show(workers)}; allowed: how many runs side by side, 1 or more", "workers")

@@ -166,7 +166,8 @@ def one_run_sentence(arms: Sequence[Mapping[str, Any]], metric: str) -> str:
         if lent is not None:
             noise = Noise(**lent)
             times = f"{abs(difference) / noise.sd:.1f} times" if noise.sd else "far above"
-            share = f"{noise.chance(difference):.1%} of pairs"
+            chance = noise.chance(difference)
+            share = f"{chance:.1%} of pairs" if chance >= 0.001 else "under 0.1% of pairs"
             told += f", {times} the noise seen at {noise.where}, which noise alone exceeds in {share}"
         said.append(told)
     without = any(arm["comparison"].get("noise") is None for arm in arms)
