@@ -153,8 +153,8 @@ class GPTQ(ModelTransform):
                 weight.copy_(self._quantized(weight.flatten(1), H).reshape(weight.shape))
         if unseen:
             notice(
-                f"GPTQ has rounded {', '.join(unseen)} to the nearest: none of the {self.examples} calibration examples "
-                "reaches the layer by its own forward."
+                f"GPTQ has rounded {', '.join(unseen)} to the nearest: no calibration example gives the layer's own "
+                "forward an input other than 0."
             )
         name_what_stays("GPTQ", model, self.patterns)
         return TransformResult({name: name for name, _ in model.named_parameters()})

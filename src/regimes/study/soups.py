@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from regimes.core.errors import DeclarationError, nearest, show
 from regimes.core.kinds import Weights
@@ -197,10 +199,37 @@ def _mean_loss(workload: Workload, model: nn.Module, weights: Mapping[str, Tenso
         def at(*args: object, **kwargs: object) -> object:
             return functional_call(model, dict(weights), args, kwargs)
 
-        losses = workload.loss.units(workload.loss.init(), _Called(at), batch)  # type: ignore[arg-type]
+        with _StatisticsWithGraph():
+            losses = workload.loss.units(workload.loss.init(), _Called(at), batch)  # type: ignore[arg-type]
         own = torch.ones_like(losses.values) if losses.weights is None else losses.weights
         total, mass = total + (losses.values * own).sum(), mass + float(own.sum())
     return total / mass
+
+
+class _StatisticsWithGraph(TorchFunctionMode):
+    """Inside, batch norm on running statistics is written out: torch's kernel gives no gradient with respect to them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return (_normalized if func is functional.batch_norm else func)(*args, **kwargs or {})
+
+
+def _normalized(
+    x: Tensor,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """As `torch.nn.functional.batch_norm`."""
+    if training or mean is None or variance is None:
+        return functional.batch_norm(x, mean, variance, weight, bias, training, momentum, eps)
+    shape = (1, -1, *(1,) * (x.ndim - 2))
+    scale = (variance + eps).rsqrt() * (1.0 if weight is None else weight)
+    made = (x - mean.view(shape)) * scale.view(shape)
+    return made if bias is None else made + bias.view(shape)
 
 
 class _Called:
