@@ -155,7 +155,7 @@ def test_bad_cadences_are_refused(make, sentence):
 @pytest.mark.parametrize(
     ("average", "sentence"),
     [
-        (rg.SWA("20 steps", "1 steps"), "average.start: got '20 steps', which is the whole phase or more; allowed: less"),
+        (rg.SWA("20 steps", "1 steps"), "start: got '20 steps', which is the whole phase or more; allowed: less"),
         (rg.SWA("100%", "1 steps"), "average.start: got '100%', which is"),
         (rg.SWA("160 samples", "1 steps"), "average.start: got '160 samples', which is"),
         (rg.SWA("0%", "500 steps"), "average.every: got '500 steps', which is"),

@@ -86,8 +86,8 @@ class SkillIt(Mixture):
     Raises
     ------
     DeclarationError
-        For a graph that does not fit sources and targets, or beside sources that are not in alphabetical order; where the workload has no validation by source, or the phase
-        does not say how often it comes.
+        For a graph that does not fit sources and targets, or beside sources that are not written in alphabetical order;
+        where the workload has no validation by source, or the phase does not say how often it comes.
 
     References
     ----------

@@ -36,7 +36,8 @@ class Upcycle(ModelTransform):
 
     so the network's function stays what it was, to rounding, whatever the router says, until the experts have parted.
     With `top_k` = 1 the gate is the chosen expert's probability among all (Switch), about 1 / E at the beginning: the
-    router learns, and the feed-forward's answer is scaled down until training has made that good. `LoadBalance` keeps the router from sending all tokens to a few.
+    router learns, and the feed-forward's answer is scaled down until training has made that good. `LoadBalance` keeps
+    the router from sending all tokens to a few.
 
     Parameters
     ----------

@@ -39,12 +39,12 @@ class RecursiveRidge(Optimizer):
 
     Notes
     -----
-    All other parameters stay as they are, and the forward is that of evaluation mode (no dropout, running statistics as
-    they are), so that the layer's inputs are a fixed function of the example. An example that comes twice counts twice: train for one epoch. A row counts by its
-    weight in the loss (padding 0; importance weights, selections), which makes the regression a weighted one; of a row
-    of several units by their mean. Targets that are not whole numbers are regressed on as they are, and so are those
-    of a layer with one output. R and W are held in float64, (features + outputs) * features numbers. To go on in the
-    next phase of a stream, carry "model" and "optimizer".
+    All other parameters stay as they are, and the forward is that of evaluation mode (no dropout, running statistics
+    as they are), so that the layer's inputs are a fixed function of the example. An example that comes twice counts
+    twice: train for one epoch. A row counts by its weight in the loss (padding 0; importance weights, selections),
+    which makes the regression a weighted one; of a row of several units by their mean. Targets that are not whole
+    numbers are regressed on as they are, and so are those of a layer with one output. R and W are held in float64,
+    (features + outputs) * features numbers. To go on in the next phase of a stream, carry "model" and "optimizer".
 
     Raises
     ------

@@ -111,7 +111,8 @@ class SAM(Optimizer):
         """Refuse a base rule without gradients."""
         if not self.base.uses_gradients:
             raise DeclarationError(
-                f"got {self.base!r}, which makes no gradient; allowed: a rule that does, for example SGD(lr=0.1)", "base"
+                f"got {self.base!r}, which makes no gradient; allowed: a rule that does, for example SGD(lr=0.1)",
+                "base",
             )
 
     def step(self, state: State, parameters: Mapping[str, Tensor], evaluate: Any) -> State:

@@ -49,8 +49,8 @@ class MeZO(Optimizer):
               \theta \leftarrow \theta - \text{lr}\,(\rho z + \lambda \theta)
 
     Both forwards are those of evaluation mode (no dropout, running statistics as they are), as the authors' code makes
-    them: batch norm keeps the statistics with which the phase begins. Every record holds rho as ``projected_gradient``: `regimes.diagnosis.weights_at` makes the whole run
-    again from its log alone.
+    them: batch norm keeps the statistics with which the phase begins. Every record holds rho as ``projected_gradient``:
+    `regimes.diagnosis.weights_at` makes the whole run again from its log alone.
 
     Parameters
     ----------
