@@ -230,6 +230,8 @@ def test_a_score_that_is_no_number_is_the_worst_wherever_it_stands(runs, order, 
     found = soups.greedy_soup(work(), [rg.FromRun(paths[place]) for place in order])
     assert {part.path for part in found.soup.ingredients} == {part.path for part in wanted.soup.ingredients}
     assert found.score == pytest.approx(wanted.score, abs=1e-6)
+    with pytest.raises(rg.DeclarationError, match="ingredients: got loss nan from the best of them"):
+        soups.greedy_soup(work(), [rg.FromRun(paths[2])] * 2)
     place = order.index(2)
     with pytest.raises(rg.DeclarationError, match=rf"ingredients.{place}: got FromRun\(.*/c'\), whose loss is nan"):
         soups.learned_soup(work(), [rg.FromRun(paths[place]) for place in order], steps=1)

@@ -76,7 +76,7 @@ def greedy_soup(
     Raises
     ------
     DeclarationError
-        If there is no such metric, or nobody says in which direction it is better.
+        If there is no such metric, nobody says in which direction it is better, or no ingredient's is finite.
 
     References
     ----------
@@ -93,10 +93,12 @@ def greedy_soup(
 
     order = sorted(range(len(loaded)), key=lambda place: -worth(alone[place]))
     chosen, best = [order[0]], alone[order[0]]
+    if not math.isfinite(best):
+        raise DeclarationError(f"got {metric} {best} from the best of them; allowed: one that is finite", "ingredients")
     for place in order[1:]:
         among = [*chosen, place]
         found = _metric(score(workload, mixed([loaded[i] for i in among], (1.0 / len(among),) * len(among))), metric)
-        if math.isfinite(found) and worth(found) >= worth(best):
+        if worth(found) >= worth(best):
             chosen, best = among, found
     scores = {repr(part): value for part, value in zip(parts, alone)}
     return Tasted(Soup(tuple(parts[i] for i in chosen)), best, scores)
