@@ -12,6 +12,7 @@ from regimes.averagers import cadence
 from regimes.core.card import Card
 from regimes.core.component import fixed
 from regimes.core.duration import Duration
+from regimes.core.errors import DeclarationError
 from regimes.core.kinds import Averager, Span, State
 from regimes.core.progress import Progress
 from regimes.core.registry import register
@@ -40,9 +41,9 @@ class SWA(Averager):
     Raises
     ------
     DeclarationError
-        If a Duration is in epochs or FLOPs, which a position does not show, or `every` is nothing; on meeting a phase, if
-        one is as long as the phase or longer (where its unit and the budget's compare; else the result says when nothing
-        was taken).
+        If a Duration is in epochs or FLOPs, which a position does not show, `every` is nothing, or `start` is the end; on
+        meeting a phase, if one is as long as the phase or longer (where its unit and the budget's compare; else the result
+        says when nothing was taken).
 
     References
     ----------
@@ -75,6 +76,8 @@ class SWA(Averager):
     def validate(self) -> None:
         """Refuse units that a position does not show."""
         cadence.check(self.start, "start")
+        if self.start.unit == "%" and self.start.value >= 100.0:
+            raise DeclarationError(f"got '{self.start}', where no step begins; allowed: less than 100%", "start")
         cadence.check(self.every, "every", more_than_nothing=True)
 
     def check(self, span: Span) -> None:
