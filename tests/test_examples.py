@@ -48,6 +48,30 @@ def test_an_example_regime_is_a_declaration_that_holds(file):
     assert found.regime is not None
 
 
+SCRIPTS = {
+    "model_soups": [
+        "from one start: the mean of all loses less than 15 points: True; a greedy soup takes several: True",
+        "begun apart: the mean of all loses less than 15 points: False; a greedy soup takes several: False",
+    ],
+    "order_memorization": [
+        "its own order: p below 1e-6: True, below 0.01: True",
+        "an order it never saw: p below 1e-6: False, below 0.01: False",
+    ],
+}
+
+
+def test_every_script_of_regimes_is_listed():
+    assert sorted(SCRIPTS) == sorted(file.stem for file in (FOLDER / "regimes").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_what_takes_several_runs_is_a_script_that_says_what_it_promised(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(FOLDER / "regimes" / f"{name}.py"), run_name="__main__")
+    assert capsys.readouterr().out.splitlines() == SCRIPTS[name]
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("file", REGIMES, ids=lambda file: file.stem)
 def test_an_example_regime_runs(file, tmp_path):

@@ -150,3 +150,27 @@ def test_a_parameter_that_joins_a_carried_average_starts_at_its_own_weights(aver
 def test_bad_cadences_are_refused(make, sentence):
     with pytest.raises(rg.DeclarationError, match=sentence):
         make()
+
+
+@pytest.mark.parametrize(
+    ("average", "sentence"),
+    [
+        (rg.SWA("20 steps", "1 steps"), "start: got '20 steps', which is the whole phase or more; allowed: less"),
+        (rg.SWA("160 samples", "1 steps"), "average.start: got '160 samples', which is"),
+        (rg.SWA("0%", "500 steps"), "average.every: got '500 steps', which is"),
+        (rg.LAWA(4, "20 steps"), "average.every: got '20 steps', which is"),
+    ],
+)
+def test_an_average_that_would_never_come_is_refused(average, sentence):
+    with pytest.raises(rg.DeclarationError) as why:
+        Run(workload(), regime(average))
+    assert sentence in str(why.value)
+
+
+def test_where_units_do_not_compare_the_result_says_that_nothing_was_taken():
+    found = rg.run(workload(), regime(rg.SWA("9000 tokens", "1 steps")))
+    assert found.weights == "raw"
+    assert found.notes == [
+        "SWA(start='9000 tokens', every='1 steps') took no weights in the last phase: the trained ones were judged"
+    ]
+    assert rg.run(workload(), regime(rg.SWA("19 steps", "1 steps"))).notes == []

@@ -114,6 +114,15 @@ def test_where_there_is_no_gradient_the_batch_is_the_largest():
 
 
 @pytest.mark.exact("AdaptiveBatch")
+def test_coordinates_that_fall_count_as_those_that_rise():
+    """Of means -1 and 2, variances 8 and 2: the first decides, at 8 / eta^2; alone, too."""
+    rows = torch.tensor([[1.0, 1.0], [-3.0, 3.0]])
+    assert asked("coordinate", rows, eta=1.0) == 8
+    assert asked("coordinate", -rows, eta=1.0) == 8
+    assert asked("coordinate", rows[:, [0, 0]], eta=1.0) == 8
+
+
+@pytest.mark.exact("AdaptiveBatch")
 def test_schedules_follow_samples_not_steps():
     """The rate falls with the samples, whatever the batches; a rate of nothing leaves the data order alone."""
     optimizer = rg.SGD(lr=rg.Linear(0.1))

@@ -167,6 +167,20 @@ def test_the_chosen_rate_is_the_one_whose_trial_promised_least():
     assert len({rate for _, rate in tried}) == 5
 
 
+@pytest.mark.exact("AutoLRS")
+def test_a_forecast_is_of_the_end_of_the_stage():
+    """All of the data in every batch: losses fall smoothly, and the end of the stage is far from that of the trial."""
+    auto = rg.AutoLRS(0.01, 1.0, "60 steps", "12 steps", tries=3, longest="60 steps")
+    data = X, (X[:, 0] > 0).long()
+    task = rg.Workload(model=lambda: nn.Linear(5, 2), train=data, val=data, loss=nn.CrossEntropyLoss())
+    run = Run(task, rg.Regime(optimizer=rg.SGD(lr=auto), batch_size=64, budget="60 steps"), seed=2)
+    losses = [run.step().loss for _ in range(12)]
+    (found,) = run.states["knobs"]["optimizer.lr"]["forecasts"]
+    fit = fit_exponential(losses, 0.03)
+    assert found == pytest.approx(fit(60.0), rel=1e-9)
+    assert fit(60.0) < fit(12.0) - 0.02
+
+
 REFUSED = [
     (lambda: rg.AutoLRS(1.0, 0.1), "high: got 0.1; allowed: above low"),
     (lambda: rg.AutoLRS(0.1, 1.0, "2 epochs"), "stage: got '2 epochs'; allowed: stage, trial and longest all in"),

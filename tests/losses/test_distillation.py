@@ -109,6 +109,23 @@ def test_the_teacher_is_asked_in_evaluation_mode_and_the_student_stays_as_it_was
     assert [m.training for m in model.modules()] == modes
 
 
+@pytest.mark.exact("Distillation")
+def test_the_teacher_is_asked_in_evaluation_mode_while_the_student_trains():
+    said, model = teacher(), net()
+    torch.manual_seed(1)
+    found = rg.Distillation("self", 0.0).units({"teacher": dict(said.state_dict())}, model, (X, LABELS)).values
+    torch.manual_seed(1)
+    wanted = (model(X) - said.eval()(X)).square().mean(1)
+    torch.testing.assert_close(found, wanted)
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, rg.Linear(1.0, 0.5)])
+def test_without_a_teacher_the_labels_are_all_there_is(share):
+    with pytest.raises(rg.DeclarationError, match="ground_truth: got .*, but without a teacher the labels are all"):
+        rg.Distillation(None, ground_truth=share)
+
+
 def work():
     return rg.Workload(model=net, train=(X, LABELS), val=(X, LABELS), loss=nn.CrossEntropyLoss(), name="distil")
 
@@ -128,6 +145,22 @@ def test_its_own_teacher_is_a_plain_training_from_the_beginning(tmp_path):
     own = rg.run(work(), BASE.but(loss=rg.Distillation("self", 0.3)), 3)
     assert [row["loss"] for row in own.records] == [row["loss"] for row in given.records]
     assert own.work.spent == given.work.spent > plain.work.spent
+
+
+def test_its_own_teacher_begins_with_fresh_states_where_the_student_carries_its():
+    carry = ["model", "optimizer"]
+    phases = [
+        rg.Phase("one", budget="3 steps", loss=rg.Distillation(None)),
+        rg.Phase("two", budget="8 steps", loss=rg.Distillation("self", 0.3), carry=carry),
+    ]
+    run = rg.Run(work(), rg.Regime(phases=phases, optimizer=rg.AdamW(lr=0.01), batch_size=8), 3)
+    steps = []
+    for record in run:
+        counts = {slot["step"] for slot in run.states["optimizer"]["slots"].values()}
+        steps.append((record.phase, "trial" in record.signals, *counts))
+    assert steps[:3] == [("one", False, n) for n in (1, 2, 3)]
+    assert steps[3:10] == [("two", True, n) for n in range(1, 8)]  # after its last step all is as before
+    assert steps[10:] == [("two", True, 3), *(("two", False, n) for n in range(4, 12))]
 
 
 def test_resume_in_the_middle_of_the_teachers_training():
@@ -183,7 +216,7 @@ def test_the_teacher_of_a_network_that_is_frozen_in_part_is_whole():
 def test_a_scoring_pass_uses_the_share_of_now():
     """OrderedPrefix looks before the first step: a share that is a schedule is a number by then."""
     regime = BASE.but(
-        loss=rg.Distillation(None, ground_truth=rg.Linear(1.0, 0.5)), sampler=rg.OrderedPrefix(over="4 steps")
+        loss=rg.Distillation("self", ground_truth=rg.Linear(1.0, 0.5)), sampler=rg.OrderedPrefix(over="4 steps")
     )
     assert rg.run(work(), regime, 0).steps == 8
 

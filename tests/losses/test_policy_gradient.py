@@ -1,5 +1,6 @@
 """One policy gradient of separate parts, and hybrid post-training: reductions, plain twins, the clip's region."""
 
+import dataclasses
 import math
 import statistics
 
@@ -162,6 +163,25 @@ def test_advantages_are_the_plain_formulas(how):
     )
     wanted = [[GAINS[how](row, i) for i in range(5)] for row in rewards.tolist()]
     torch.testing.assert_close(advantages(rewards, how), torch.tensor(wanted, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+@pytest.mark.exact("PolicyGradient")
+@pytest.mark.parametrize("how", ["group", "group_std", "leave_one_out"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rewards_all_alike_are_no_signal(how, dtype):
+    """In float32 the mean of seven 0.7 is not 0.7; what is left, over a deviation of nothing, was an advantage of 0.06."""
+    for value in (0.7, 0.1, 1e-3, -3.3):
+        assert not advantages(torch.full((2, 7), value, dtype=dtype), how).any()
+
+
+@pytest.mark.exact("PolicyGradient")
+def test_a_constant_length_is_that_of_the_longest_answer_allowed_not_of_the_longest_given():
+    batch = rollout(off=0.5)
+    short = batch.answers.where(torch.arange(L) < L - 1, -100)
+    batch = dataclasses.replace(batch, answers=short, log_probs=batch.log_probs.where(short != -100, 0.0))
+    found = gradient(PG(denominator="policy", clip=None, lengths="constant"), batch)
+    wanted = plain(batch, lambda new, old, a: -a * new, "constant", GAINS["group"])
+    close(found[1], wanted[1]), close(found[:1], wanted[:1])
 
 
 PRESETS = [

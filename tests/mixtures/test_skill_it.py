@@ -290,3 +290,18 @@ REFUSED = [
 def test_refusals(make, message):
     with pytest.raises(rg.DeclarationError, match=message):
         make()
+
+
+def test_a_graph_beside_sources_that_are_not_in_the_order_of_its_rows_is_refused():
+    graph = [[1, 0.5], [0, 1]]
+    with pytest.raises(rg.DeclarationError) as why:
+        rg.SkillIt(sort=1, add=1, graph=graph)
+    assert str(why.value) == (
+        "graph: got sources in the order sort, add, but the rows of a graph are theirs in alphabetical order; write them, "
+        "and the graph, in the order add, sort"
+    )
+    with pytest.raises(rg.DeclarationError, match="in the order add, sort"):
+        parse("SkillIt(sort=1, add=1, graph=[[1, 0.5], [0, 1]])")
+    assert rg.SkillIt(sort=1, add=1) == rg.SkillIt(add=1, sort=1)  # a graph that is learned has no order
+    given = rg.SkillIt(add=1, sort=1, graph=graph)
+    assert parse(repr(given)) == given == given.replace("sort", 2).replace("sort", 1)

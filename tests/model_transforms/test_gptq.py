@@ -186,6 +186,96 @@ def test_kernels_are_quantized_as_matrices_of_their_patches(rule):
     torch.testing.assert_close(model[0].weight.detach().flatten(1), expected, rtol=1e-5, atol=1e-6)
 
 
+class Gated(nn.Module):
+    """Between two layers one that only rows above 100 reach."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.gated = (nn.Linear(6, 6) for _ in range(3))
+
+    def forward(self, x):
+        reached, x = x[:, 0] > 100, self.first(x)
+        if reached.any():
+            x = x.index_put((reached,), self.gated(x[reached]))
+        return self.last(x)
+
+
+@pytest.mark.exact("GPTQ")
+def test_a_layer_that_only_a_later_batch_calls_is_quantized_where_that_batch_calls_it():
+    torch.manual_seed(0)
+    model, x = Gated(), data()[0][:128]
+    x[64:, 0] = 1000.0
+    before = copy.deepcopy(model)
+    rg.GPTQ("*.weight", bits=3).fill(model, before, iter([(x[:64], x[:64]), (x[64:], x[64:])]), Streams(0))
+    with torch.no_grad():
+        hidden = nn.functional.linear(x, model.first.weight, model.first.bias)
+        gated = gptq(before.gated.weight, hidden[64:], 3)
+        after = torch.cat([hidden[:64], nn.functional.linear(hidden[64:], gated, before.gated.bias)])
+        last = gptq(before.last.weight, after, 3)
+    torch.testing.assert_close(model.gated.weight.detach(), gated, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model.last.weight.detach(), last, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(gated, round_to_nearest(before.gated.weight.detach(), 3), atol=1e-3)
+
+
+@pytest.mark.exact("GPTQ")
+def test_an_expert_that_no_calibration_input_reaches_is_rounded_to_the_nearest():
+    """The layer of experts calls each, that one with no rows: that is no reason to set it to 0."""
+    torch.manual_seed(0)
+    dense = nn.ModuleDict({"mlp": nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 6))})
+    model = rg.Upcycle("mlp", experts=3).structure(dense).mlp
+    with torch.no_grad():
+        model.router.weight.zero_()
+        model.router.weight[:, 0] = torch.tensor([1.0, 1.0, -1.0])
+    before, x = copy.deepcopy(model), data()[0]
+    x[:, 0] = 5.0
+    with pytest.warns(UserWarning, match=r"rounded experts\.2\.0\.weight, experts\.2\.2\.weight to the nearest"):
+        rg.GPTQ("experts.*.weight", bits=3).fill(model, before, iter([(x, x)]), Streams(0))
+    for layer in (0, 2):
+        was = before.experts[2][layer].weight.detach()
+        assert torch.equal(model.experts[2][layer].weight, round_to_nearest(was, 3))
+        assert not torch.equal(model.experts[0][layer].weight, round_to_nearest(was, 3))
+
+
+@pytest.mark.exact("GPTQ")
+def test_inputs_of_zeros_alone_say_nothing():
+    model = nn.Linear(6, 3)
+    was = model.weight.detach().clone()
+    rg.GPTQ("weight", bits=3).fill(model, model, iter([(torch.zeros(9, 6), torch.zeros(9))]), Streams(0))
+    assert torch.equal(model.weight, round_to_nearest(was, 3))
+
+
+class Tied(nn.Module):
+    """An embedding whose weights are the head's, and attention, which reads its weights without a call of their layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(9, 8), nn.Linear(8, 9, bias=False)
+        self.head.weight = self.embed.weight
+        self.mixed, self.own = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 8)
+
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        return self.head(self.own(self.mixed(x, x, x)[0]))
+
+
+@pytest.mark.parametrize("name", ["GPTQ", "RoundToNearest"])
+def test_what_is_matched_and_stays_or_is_only_rounded_is_named(name):
+    torch.manual_seed(0)
+    model, tokens = Tied(), torch.randint(0, 9, (6, 4))
+    before = copy.deepcopy(model)
+    with pytest.warns(UserWarning, match="as they are|to the nearest") as said:
+        getattr(rg, name)("*", bits=3).fill(model, before, iter([(tokens, tokens)]), Streams(0))
+    sentences = sorted(str(one.message) for one in said)
+    assert sentences[-1].startswith(f"{name} leaves embed.weight, mixed.in_proj_weight as they are")
+    assert torch.equal(model.embed.weight, before.embed.weight)
+    assert torch.equal(model.mixed.in_proj_weight, before.mixed.in_proj_weight)
+    if name == "GPTQ":
+        assert sentences[0].startswith("GPTQ has rounded mixed.out_proj.weight to the nearest: no calibration example")
+        was = before.mixed.out_proj.weight.detach()
+        assert torch.equal(model.mixed.out_proj.weight, round_to_nearest(was, 3))
+    assert len(said) == (2 if name == "GPTQ" else 1)
+
+
 @pytest.mark.exact("GPTQ")
 def test_without_calibration_it_is_rounding_to_nearest():
     one, other = trained(), trained()

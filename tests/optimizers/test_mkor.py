@@ -201,6 +201,25 @@ def test_what_belongs_to_no_layer_and_what_is_skipped_keeps_its_gradient(hand):
     assert set(run.states["optimizer"]["slots"]) == {"0.weight"}
 
 
+class Half(nn.Module):
+    """A layer that the loss does not reach."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused = nn.Linear(6, 3), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.used(x) + 0.0 * self.unused(x)
+
+
+def test_a_gradient_of_zero_stays_one(hand):
+    """Nothing has no direction: 0 / 0 would reach the weights."""
+    run = run_of(hand, rg.MKOR(BASE, every=1), model=Half)
+    was = run.model.unused.weight.detach().clone()
+    assert all(bool(p.isfinite().all()) for p in weights(run))
+    assert torch.equal(run.model.unused.weight, was)
+
+
 def test_a_frozen_bias_is_no_column(hand):
     run = run_of(hand, rg.MKOR(BASE), steps=2, trainable=["*.weight"])
     list(run)
@@ -257,7 +276,9 @@ def test_layers_of_a_model():
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: rg.MKOR(rg.SAM(BASE)), "base: got SAM, which needs more than one plain evaluation"),
+        (lambda: rg.MKOR(rg.SAM(BASE)), "cannot stand inside MKOR; write SAM(MKOR(...))"),
+        (lambda: rg.MKOR(rg.MeZO()), "cannot stand inside MKOR; allowed: MeZO alone, as the optimizer"),
+        (lambda: rg.Groups([rg.Group("*", rg.MeZO())]), "inside Groups; allowed: MeZO alone, as the optimizer"),
         (lambda: rg.Groups([rg.Group("*", rg.MKOR(BASE))]), "write MKOR(Groups(...))"),
         (lambda: rg.MKOR(BASE, skip=["1.*"]), "skip.0: got '1.*', which matches no layer's weight"),
         (lambda: rg.MKOR(BASE, skip=["*"]), "none is trained here"),

@@ -205,6 +205,26 @@ def test_numbers_are_regressed_on_as_they_are():
     close(slot(run)["solution"], joint(rows(run.model, x), wanted[:, :1]))
 
 
+@pytest.mark.exact("RecursiveRidge")
+def test_a_frozen_backbone_is_a_fixed_function_dropout_and_running_statistics_or_not():
+    """Features are those of evaluation mode; running statistics stay as they are."""
+    layers = nn.Linear(6, FEATURES), nn.BatchNorm1d(FEATURES), nn.ReLU(), nn.Dropout(0.5), nn.Linear(FEATURES, CLASSES)
+
+    def backbone():
+        made = nn.Sequential(*layers).double()
+        made[1].running_mean += 0.2
+        return made
+
+    run, (x, y) = run_of(copy.deepcopy(backbone()), trainable=["4.*"]), data()
+    before = copy.deepcopy(run.model)
+    modes = [module.training for module in run.model.modules()]
+    drawn(run)
+    assert [module.training for module in run.model.modules()] == modes
+    assert torch.equal(run.model[1].running_mean, before[1].running_mean)
+    assert run.model[1].num_batches_tracked == 0
+    close(slot(run)["solution"], joint(rows(before.eval(), x), one_hot(y)))
+
+
 def test_everything_but_the_head_stays_and_the_head_can_be_named():
     layers = nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, CLASSES), nn.Linear(CLASSES, CLASSES)
     run, (x, y) = run_of(nn.Sequential(*layers).double(), rule=rg.RecursiveRidge(GAMMA, head="2")), data()
@@ -237,7 +257,11 @@ def test_one_unit_per_token():
         (lambda: run_of(with_bias, trainable=["2.weight"]), "got '2', whose bias is not trained"),
         (lambda: run_of(lambda: nn.Sequential(nn.Embedding(9, 4)).double()), "and none is trained here"),
         (lambda: run_of(grad_transforms=[rg.ClipNorm(1.0)]), "RecursiveRidge makes no gradient"),
-        (lambda: rg.Groups([rg.Group("*", rg.RecursiveRidge())]), "RecursiveRidge"),
+        (
+            lambda: rg.Groups([rg.Group("*", rg.RecursiveRidge())]),
+            "cannot stand inside Groups; allowed: RecursiveRidge alone, as the optimizer",
+        ),
+        (lambda: rg.SAM(rg.RecursiveRidge()), "base: got RecursiveRidge(), which makes no gradient"),
     ],
 )
 def test_refusals(make, sentence):

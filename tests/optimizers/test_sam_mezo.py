@@ -105,3 +105,65 @@ def test_mezo_moves_weights_that_do_not_lie_in_rows(hand):
     rg.MeZO._add({"w": weight}, hand.Stub((), seed=3).rng("mezo"), 2.0)
     expected = 2.0 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(3))
     assert torch.equal(weight.detach(), expected)
+
+
+class Norms(nn.Module):
+    """Dropout and running statistics."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.norm, self.drop, self.out = (
+            nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3),
+        )  # fmt: skip
+
+    def forward(self, x):
+        return self.out(self.drop(self.norm(self.inner(x))))
+
+
+@pytest.mark.exact("MeZO")
+def test_mezo_runs_in_evaluation_mode(hand):
+    """As the authors' code: no dropout, and the statistics with which the phase begins, before and after."""
+    rule = rg.MeZO(lr=0.02, eps=1e-2)
+    run = rg.Run(hand.workload(Norms), rg.Regime(optimizer=rule, batch_size=16, budget="3 steps"), seed=5)
+    (x, y), streams, twin = hand.data(), Streams(5, *run.streams.prefix), copy.deepcopy(run.model).eval()
+    for number in range(3):
+        indices = torch.from_numpy(run.frame.plans[0].indices)
+        twin.load_state_dict(run.model.state_dict())
+        slope = run.step().signals["projected_gradient"]
+        generator = torch.Generator().manual_seed(streams.seed32("rule", "mezo", number))
+        z = [torch.randn(p.shape, generator=generator) for p in twin.parameters()]
+        kept, values = [p.detach().clone() for p in twin.parameters()], []
+        with torch.no_grad():
+            for sign in (1, -1):
+                [p.copy_(k + sign * 1e-2 * n) for p, k, n in zip(twin.parameters(), kept, z)]
+                values.append(nn.functional.cross_entropy(twin(x[indices]), y[indices]).item())
+        assert slope == pytest.approx((values[0] - values[1]) / 2e-2, rel=1e-3, abs=2e-4)
+    assert all(module.training for module in run.model.modules())
+    assert run.model.norm.num_batches_tracked == 0
+    assert torch.equal(run.model.norm.running_mean, torch.zeros(8))
+
+
+@pytest.mark.exact("SAM")
+def test_the_worst_point_is_that_of_the_gradient_before_its_transforms(hand):
+    """Clipped by value, a gradient points elsewhere: epsilon is of the plain one, the step of the clipped one."""
+    rule = rg.SAM(rg.SGD(lr=0.1), rho=0.3)
+    regime = rg.Regime(optimizer=rule, batch_size=16, budget="1 steps", grad_transforms=[rg.ClipValue(0.01)])
+    run = rg.Run(hand.workload(), regime, seed=5)
+    twin, (x, y), indices = copy.deepcopy(run.model), hand.data(), torch.from_numpy(run.frame.plans[0].indices)
+    weights = list(twin.parameters())
+    kept = [w.detach().clone() for w in weights]
+    first = torch.autograd.grad(nn.functional.cross_entropy(twin(x[indices]), y[indices]), weights)
+    norm = torch.cat([g.flatten() for g in first]).norm()
+    with torch.no_grad():
+        [w.add_(g, alpha=0.3 / norm.item()) for w, g in zip(weights, first)]
+    second = torch.autograd.grad(nn.functional.cross_entropy(twin(x[indices]), y[indices]), weights)
+    run.step()
+    for p, k, g in zip(run.parameters.values(), kept, second):
+        torch.testing.assert_close(p.detach(), k - 0.1 * g.clamp(-0.01, 0.01), rtol=1e-5, atol=1e-8)
+    assert max(g.abs().max() for g in second) > 0.02
+
+
+@pytest.mark.parametrize("base", [rg.MeZO(), rg.RecursiveRidge()])
+def test_a_base_rule_without_a_gradient_is_refused(base):
+    with pytest.raises(rg.DeclarationError, match=r"base: got .*, which makes no gradient; allowed: a rule that does"):
+        rg.SAM(base)

@@ -71,6 +71,21 @@ def test_draws_have_the_chances_of_choice_without_replacement():
         assert stats.chisquare(counts, [n * chance for chance in wanted.values()]).pvalue > 1e-3
 
 
+@pytest.mark.exact("CyclicalCurriculum")
+@pytest.mark.parametrize("seed", range(4))
+def test_a_round_holds_the_examples_that_are_easy_and_not_those_at_their_places(seed):
+    """A quarter, and a part of an example is one: 11 of 42. Eleven losses of 0 come before any other."""
+    losses = np.full(42, 2.0)
+    easy = np.random.default_rng(seed).choice(42, 11, replace=False)
+    losses[easy] = 0.0
+    found = np.concatenate(
+        [d.indices for d in draws(rg.CyclicalCurriculum(by="loss"), view_of(42, {"loss": losses}), 1, seed, 33)]
+    )
+    assert sorted(found[:11]) == sorted(easy)
+    assert len(set(found[11:32])) == 21
+    assert set(easy) < set(found[11:32])
+
+
 X = torch.randn(SIZE, 4, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long()
 

@@ -74,6 +74,15 @@ def test_the_size_of_a_round_follows_its_schedule():
     assert all(len(set(members)) == 30 for members in second.reshape(2, 30))
 
 
+@pytest.mark.exact("RandomSubset")
+@pytest.mark.parametrize("kind", ["without_replacement", "with_replacement", "fixed"])
+def test_a_part_of_an_example_is_one(kind):
+    found = walked(rg.RandomSubset(0.21, kind), 26)  # 12.6 of 60
+    assert len(set(found[:13])) == len(set(found[13:])) == 13
+    if kind == "fixed":
+        assert set(found[:13]) == set(found[13:])
+
+
 def test_refused_with_a_sentence():
     with pytest.raises(rg.DeclarationError, match="fraction: got 0.0; allowed: a finite number > 0 and <= 1"):
         rg.RandomSubset(0.0)

@@ -60,6 +60,7 @@ def states(made):
 # -- what is sampled -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.exact("Rollouts")
 def test_answers_are_sampled_by_inversion_token_by_token():
     """Against a plain twin: one answer at a time, each token where the cumulative probability passes the number drawn."""
     made = run()
@@ -85,6 +86,7 @@ def test_answers_are_sampled_by_inversion_token_by_token():
     assert (batch.answers == -100).any()
 
 
+@pytest.mark.exact("Rollouts")
 def test_frequencies_of_one_token_are_its_probabilities():
     """The numbers drawn are replaced by an even grid: then frequencies are probabilities to one part of the grid."""
     source, n = questions(answers=2000), 2000
@@ -102,6 +104,7 @@ def test_frequencies_of_one_token_are_its_probabilities():
     assert (found - wanted).abs().max() <= 1 / n
 
 
+@pytest.mark.exact("Rollouts")
 def test_log_probabilities_are_those_of_one_forward_over_the_whole_answer():
     made = run()
     batch = read(made, list(range(8)))

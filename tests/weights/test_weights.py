@@ -37,12 +37,53 @@ def states(runs):
     return [dict(rg.FromRun(path).load()) for path in runs]
 
 
+@pytest.mark.exact("FromRun")
 def test_judged_and_raw_weights(runs):
     path, result = next(iter(runs.items()))
     for name, value in rg.FromRun(path).load().items():
         assert torch.equal(value, result.model.state_dict()[name])
     raw = rg.FromRun(path, "raw").load()
     assert any(not torch.equal(raw[name], value) for name, value in rg.FromRun(path).load().items())
+
+
+@pytest.mark.exact("FromRun", "StartFrom")
+@pytest.mark.parametrize("which", ["judged", "raw"])
+def test_training_goes_on_from_what_was_learned_by_hand(runs, which):
+    """The first loss is that of the given weights on the first batch, and the first step one of torch's from there."""
+    path = next(iter(runs))
+    run = rg.Run(work(), BASE.but(on_entry=rg.StartFrom(rg.FromRun(path, which))), 7)
+    file = "model" if which == "judged" else "raw"
+    from safetensors.torch import load_file
+
+    twin = nn.Linear(3, 2)
+    twin.load_state_dict(load_file(f"{path}/final/{file}.safetensors"))
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.5)
+    while not run.finished:
+        indices = torch.from_numpy(run.frame.plans[0].indices)
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(twin(X[:40][indices]), Y[:40][indices])
+        loss.backward()
+        optimizer.step()
+        assert run.step().loss == pytest.approx(loss.item(), rel=1e-6)
+    for p, q in zip(run.model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.exact("StartFrom")
+def test_a_second_run_from_the_first_is_a_second_phase(tmp_path):
+    """Running statistics, which are no parameters, go over too: both end in the same bits."""
+    model = lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))  # noqa: E731
+    phases = [rg.Phase("one", budget="5 steps"), rg.Phase("two", budget="5 steps", sampler=rg.Sequential())]
+    common = {"optimizer": rg.SGD(lr=0.1), "batch_size": 8}
+    both = rg.run(work(model=model), rg.Regime(phases=phases, **common), 3)
+    rg.run(work(model=model), rg.Regime(phases=phases[:1], **common), 3, out=tmp_path / "one")
+    start = rg.StartFrom(rg.FromRun(str(tmp_path / "one")))
+    two = rg.Phase("two", budget="5 steps", sampler=rg.Sequential(), on_entry=start)
+    second = rg.run(work(model=model), rg.Regime(phases=[two], **common), 8)
+    assert [row["loss"] for row in second.records] == [row["loss"] for row in both.records[5:]]
+    for name, value in both.model.state_dict().items():
+        if name != "1.num_batches_tracked":
+            assert torch.equal(value, second.model.state_dict()[name]), name
 
 
 def test_a_phase_starts_from_a_run_and_pays_for_it(runs):
@@ -175,6 +216,44 @@ def test_learned_shares_are_a_minimum(runs):
     assert 0 < grid.index(min(grid)) < 100
     assert found.score <= min(grid) + 1e-6
     assert sum(found.soup.shares) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.exact("Soup")
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (0, 2, 1), (2, 1, 0)])
+def test_a_score_that_is_no_number_is_the_worst_wherever_it_stands(runs, order, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    paths = list(runs)
+    file = tmp_path / "c" / "final" / "model.safetensors"
+    save_file({name: value * float("nan") for name, value in load_file(file).items()}, file)
+    wanted = soups.greedy_soup(work(), [rg.FromRun(path) for path in paths[:2]])
+    found = soups.greedy_soup(work(), [rg.FromRun(paths[place]) for place in order])
+    assert {part.path for part in found.soup.ingredients} == {part.path for part in wanted.soup.ingredients}
+    assert found.score == pytest.approx(wanted.score, abs=1e-6)
+    with pytest.raises(rg.DeclarationError, match="ingredients: got loss nan from the best of them"):
+        soups.greedy_soup(work(), [rg.FromRun(paths[2])] * 2)
+    place = order.index(2)
+    with pytest.raises(rg.DeclarationError, match=rf"ingredients.{place}: got FromRun\(.*/c'\), whose loss is nan"):
+        soups.learned_soup(work(), [rg.FromRun(paths[place]) for place in order], steps=1)
+
+
+@pytest.mark.exact("Soup")
+def test_learned_shares_are_of_running_statistics_too(tmp_path):
+    """The statistics of what came off far from 0 decide which ingredient is better: the shares have to see them."""
+    far = 3 * X + torch.tensor([-20.0, 0.0, 20.0])
+
+    def task():
+        model = lambda: nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))  # noqa: E731
+        return work(model=model, train=(far[:40], Y[:40]), val=(far[40:], Y[40:]))
+
+    for name, steps in (("long", 60), ("short", 6)):
+        rg.run(task(), BASE.but(budget=f"{steps} steps"), 0, out=tmp_path / name)
+    parts = [rg.FromRun(str(tmp_path / name)) for name in ("long", "short")]
+    loaded = [part.load() for part in parts]
+    grid = {t: soups.score(task(), mixed(loaded, (1 - t, t)))["loss"] for t in torch.linspace(0, 1, 21).tolist()}
+    found = soups.learned_soup(task(), parts, steps=300)
+    assert max(grid.values()) > min(grid.values()) + 0.2
+    assert found.score <= min(grid.values()) + 0.01
 
 
 @pytest.mark.exact("Soup")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from regimes.core.duration import Duration
 from regimes.core.errors import DeclarationError
-from regimes.core.kinds import State
+from regimes.core.kinds import Span, State
 from regimes.core.progress import Progress
 
 #: What a position shows of each unit.
@@ -24,6 +24,29 @@ def check(duration: Duration, key: str, more_than_nothing: bool = False) -> None
         raise DeclarationError(f"got '{duration}'; allowed: an amount in %, steps, samples or tokens", key)
     if more_than_nothing and duration.value <= 0:
         raise DeclarationError(f"got '{duration}'; allowed: more than nothing", key)
+
+
+def refuse_never(duration: Duration, key: str, span: Span) -> None:
+    """Refuse an amount that is the whole phase or more, where that can be told beforehand.
+
+    Raises
+    ------
+    DeclarationError
+        If it is.
+
+    Examples
+    --------
+    >>> refuse_never(Duration(30, "steps"), "start", Span(lambda duration: duration.value / 20))
+    Traceback (most recent call last):
+    ...
+    regimes.core.errors.DeclarationError: start: got '30 steps', which is the whole phase or more; allowed: less
+    """
+    try:
+        share = span.share(duration)
+    except DeclarationError:  # of another unit than the budget: where nothing comes of it, the result says so
+        return
+    if share >= 1.0 - 1e-12:
+        raise DeclarationError(f"got '{duration}', which is the whole phase or more; allowed: less", key)
 
 
 def fresh() -> State:

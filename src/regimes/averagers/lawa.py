@@ -12,7 +12,7 @@ from regimes.averagers import cadence
 from regimes.core.card import Card
 from regimes.core.component import fixed
 from regimes.core.duration import Duration
-from regimes.core.kinds import Averager, State
+from regimes.core.kinds import Averager, Span, State
 from regimes.core.progress import Progress
 from regimes.core.registry import register
 
@@ -36,7 +36,7 @@ class LAWA(Averager):
     Raises
     ------
     DeclarationError
-        If `every` is in epochs or FLOPs, which a position does not show, or is nothing.
+        If `every` is in epochs or FLOPs, which a position does not show, is nothing, or is the whole phase or more.
 
     References
     ----------
@@ -67,6 +67,10 @@ class LAWA(Averager):
     def validate(self) -> None:
         """Refuse units that a position does not show."""
         cadence.check(self.every, "every", more_than_nothing=True)
+
+    def check(self, span: Span) -> None:
+        """Refuse a period of which only the first weights would be taken."""
+        cadence.refuse_never(self.every, "every", span)
 
     def init(self, parameters: Mapping[str, Tensor]) -> State:
         """Nothing taken yet; a parameter that joins a carried average has been at its own weights all along."""

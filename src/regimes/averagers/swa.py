@@ -13,7 +13,7 @@ from regimes.core.card import Card
 from regimes.core.component import fixed
 from regimes.core.duration import Duration
 from regimes.core.errors import DeclarationError
-from regimes.core.kinds import Averager, State
+from regimes.core.kinds import Averager, Span, State
 from regimes.core.progress import Progress
 from regimes.core.registry import register
 
@@ -41,7 +41,9 @@ class SWA(Averager):
     Raises
     ------
     DeclarationError
-        If a Duration is in epochs or FLOPs, which a position does not show, `every` is nothing, or `start` is the end.
+        If a Duration is in epochs or FLOPs, which a position does not show, `every` is nothing, or `start` is the end; on
+        meeting a phase, if one is as long as the phase or longer (where its unit and the budget's compare; else the result
+        says when nothing was taken).
 
     References
     ----------
@@ -77,6 +79,11 @@ class SWA(Averager):
         if self.start.unit == "%" and self.start.value >= 100.0:
             raise DeclarationError(f"got '{self.start}', where no step begins; allowed: less than 100%", "start")
         cadence.check(self.every, "every", more_than_nothing=True)
+
+    def check(self, span: Span) -> None:
+        """Refuse a start that is never reached, and a period of which only the first weights would be taken."""
+        cadence.refuse_never(self.start, "start", span)
+        cadence.refuse_never(self.every, "every", span)
 
     def init(self, parameters: Mapping[str, Tensor]) -> State:
         """Nothing averaged yet; a parameter that joins a carried average starts at its own weights."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -104,6 +104,10 @@ class Component:
             value = getattr(self, name)
             object.__setattr__(self, name, info.coerce(value, name))
         self.validate()
+
+    @classmethod
+    def check_written(cls, names: list[str], given: Mapping[str, Any]) -> None:
+        """Check the names that an open field collects, in the order in which they are written, beside other fields."""
 
     def validate(self) -> None:
         """Check what concerns several fields at once; raise DeclarationError naming the key."""

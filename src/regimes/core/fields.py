@@ -136,6 +136,7 @@ def wrap_init(init: Callable[..., None]) -> Callable[..., None]:
         if unknown and self.open_field is not None:
             pairs = dict(kwargs.pop(self.open_field, ()))
             pairs |= {name: kwargs.pop(name) for name in unknown}
+            self.check_written(unknown, kwargs)
             kwargs[self.open_field] = tuple(sorted(pairs.items()))
         elif unknown:
             hint = nearest(unknown[0], names)

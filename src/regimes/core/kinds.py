@@ -521,6 +521,9 @@ class Averager(Stateful):
         """Return the memory before training."""
         raise NotImplementedError(f"{type(self).__name__} keeps nothing")
 
+    def check(self, span: Span) -> None:
+        """Refuse, on meeting a phase, what would never happen in it."""
+
     def average(self, state: State) -> Mapping[str, Tensor] | None:
         """Averaged weights by name; None while there is nothing to average yet."""
         raise NotImplementedError(f"{type(self).__name__} averages nothing")

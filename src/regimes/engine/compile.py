@@ -173,6 +173,11 @@ class CompiledPhase:
                 raise why.within("evaluate") from None
             if amount <= 0.0:
                 raise DeclarationError(f"got '{every}'; allowed: more than nothing", "evaluate")
+        if self.declaration.average is not None:
+            try:
+                self.declaration.average.check(self.length.span())
+            except DeclarationError as why:
+                raise why.within("average") from None
 
     def _refuse_idle(self) -> None:
         """Refuse needs that no step will meet, and gradient transforms that no step will ask."""

@@ -19,6 +19,7 @@ from regimes.engine.example_gradients import example_gradients, own_gradients
 from regimes.engine.parts import Part, culprits, units_of
 from regimes.engine.plan import Plan
 from regimes.engine.work import shapes
+from regimes.losses.forward import evaluating
 
 
 class Evaluation(NamedTuple):
@@ -73,6 +74,7 @@ class Evaluator:
         capture: Sequence[str] = (),
         examples: bool = False,
         reduce: bool = True,
+        training: bool = True,
     ) -> Evaluation:
         """Evaluate loss and gradient of the step's plan at the present weights.
 
@@ -91,6 +93,8 @@ class Evaluator:
             their mean being the gradient before its transforms.
         reduce : bool
             Whether only the reduced loss is wanted.
+        training : bool
+            False: with the model in evaluation mode (no dropout, running statistics as they are).
 
         Raises
         ------
@@ -101,7 +105,8 @@ class Evaluator:
         self._buffers.enter(first=self.first is None)
         captures = Captures(self.run.model, capture, grad) if capture else None
         self._noting = grad and final and self.run.micro_norms
-        loss, gradients, units = self._sum(grad, keep_units or not reduce, captures)
+        with contextlib.nullcontext() if training else evaluating(self.run.model):
+            loss, gradients, units = self._sum(grad, keep_units or not reduce, captures)
         captured: dict[str, Any] = (
             {} if captures is None else {name: self.run.world.joined(found) for name, found in captures.found.items()}
         )

@@ -56,6 +56,9 @@ class RunResult:
                 f"{self.skipped} of {self.steps} steps were skipped: loss or gradient was not finite, and nothing was "
                 "updated"
             )
+        average = run.regime.phases[-1].average
+        if average is not None and weights != "averaged":
+            self.notes.append(f"{average!r} took no weights in the last phase: the trained ones were judged")
 
     @classmethod
     def of(cls, run: Run, kept: list[Any], folder: Folder | None, seconds: float, notes: list[str]) -> RunResult:

@@ -18,7 +18,7 @@ from regimes.engine.metrics import Meter
 from regimes.engine.plan import Plan
 from regimes.engine.reading import Reader
 from regimes.engine.work import shapes
-from regimes.losses.forward import OutputLoss, predict
+from regimes.losses.forward import OutputLoss, evaluating, predict
 
 
 class Validation:
@@ -154,16 +154,13 @@ class Validation:
 @contextlib.contextmanager
 def judged(run: Any, weights: Mapping[str, Tensor] | None) -> Iterator[None]:
     """Inside, the model holds the judged weights and is in evaluation mode; afterwards all is as before."""
-    modes = [(module, module.training) for module in run.model.modules()]
     kept = {name: p.data for name, p in run.parameters.items()}
-    run.model.eval()
-    try:
-        if weights is not None:
+    with evaluating(run.model):
+        try:
+            if weights is not None:
+                for name, p in run.parameters.items():
+                    p.data = weights[name].detach()
+            yield
+        finally:
             for name, p in run.parameters.items():
-                p.data = weights[name].detach()
-        yield
-    finally:
-        for name, p in run.parameters.items():
-            p.data = kept[name]
-        for module, training in modes:
-            module.training = training
+                p.data = kept[name]

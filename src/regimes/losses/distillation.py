@@ -12,7 +12,7 @@ from torch.nn import functional
 from regimes.core.card import Card, Claim
 from regimes.core.component import fixed, knob
 from regimes.core.duration import Duration
-from regimes.core.errors import DeclarationError, RunFailed
+from regimes.core.errors import DeclarationError, RunFailed, show
 from regimes.core.kinds import Knob, Loss, State, Weights
 from regimes.core.listening import apart
 from regimes.core.progress import Progress
@@ -73,7 +73,8 @@ class Distillation(Loss):
     Raises
     ------
     DeclarationError
-        If the teacher's weights do not fit the model, or the outputs no labels.
+        If labels are not all and there is no teacher, or all and there is one; if the teacher's weights do not fit the
+        model, or the outputs no labels.
     RunFailed
         If the training of the teacher diverges.
 
@@ -121,7 +122,12 @@ class Distillation(Loss):
         return [cls("self", 0.3), cls("self", 0.5, "cross_entropy"), cls(None)]
 
     def validate(self) -> None:
-        """Refuse a teacher that is trained, or read, for nothing."""
+        """Refuse a teacher that is trained, or read, for nothing, and a weight of the labels that nothing balances."""
+        if self.teacher is None and self.ground_truth != 1.0:
+            raise DeclarationError(
+                f"got {show(self.ground_truth)}, but without a teacher the labels are all there is; allowed: 1, or a teacher",
+                "ground_truth",
+            )
         if self.teacher is not None and self.ground_truth == 1.0:
             raise DeclarationError(
                 "got 1, labels alone, beside a teacher that nothing would read; allowed: below 1, a schedule, or "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -81,6 +82,28 @@ def _parts(batch: Any) -> Any:
     if named is not None or isinstance(batch, tuple | list):
         for part in named.values() if named is not None else batch:
             yield from _parts(part)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is in evaluation mode; afterwards every module is in its own again.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+    >>> with evaluating(net):
+    ...     [part.training for part in net]
+    [False, False]
+    >>> [part.training for part in net]
+    [True, False]
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 class OutputLoss(Loss):

@@ -51,7 +51,7 @@ class PolicyGradient(Loss):
         -A r, with the ratio r = pi_theta / pi_ref), or 1 (that of -A pi_theta).
     advantage : "one", "reward", "group", "group_std" or "leave_one_out"
         A: 1; the reward R; R less its mean over the answers to the question; that over their standard deviation (with
-        n - 1, plus 1e-6); R less the mean of the other answers.
+        n - 1, plus 1e-6); R less the mean of the other answers. Where all rewards are one number the last three are 0.
     clip : knob or None
         epsilon: the loss is max(-A r, -A clamp(r, 1 - epsilon, 1 + epsilon)), so that 1_stable = 0 where A > 0 and
         r > 1 + epsilon, or A < 0 and r < 1 - epsilon. Default 0.2 (PPO). None: 1_stable = 1.
@@ -246,7 +246,9 @@ def advantages(rewards: Tensor, how: str) -> Tensor:
     n = rewards.shape[1]
     if n < 2:
         raise UserCodeError(f"advantage '{how}' compares answers to a question, and there is {n}; allowed: two or more")
+    # In float32 a mean of equal numbers is not that number: the rounding, over a deviation of nothing, would be a signal.
     centered = rewards - rewards.mean(1, keepdim=True)
+    centered = centered.where(rewards.amax(1, keepdim=True) > rewards.amin(1, keepdim=True), 0.0)
     if how == "group_std":
         return centered / (rewards.std(1, keepdim=True) + _EPSILON)
     return centered * (n / (n - 1)) if how == "leave_one_out" else centered

@@ -86,8 +86,8 @@ class SkillIt(Mixture):
     Raises
     ------
     DeclarationError
-        For a graph that does not fit sources and targets; where the workload has no validation by source, or the phase
-        does not say how often it comes.
+        For a graph that does not fit sources and targets, or beside sources that are not written in alphabetical order;
+        where the workload has no validation by source, or the phase does not say how often it comes.
 
     References
     ----------
@@ -155,6 +155,16 @@ class SkillIt(Mixture):
             cls(a=1.0, b=2.0, eta=3.0, window=1, trial="3 steps"),
             cls(a=1.0, b=1.0, eta=2.0, window=2, targets=["b"], trial="2 steps", random=True),
         ]
+
+    @classmethod
+    def check_written(cls, names: list[str], given: Mapping[str, Any]) -> None:
+        """Refuse a graph beside sources in another order than that of its rows."""
+        if given.get("graph", "learn") != "learn" and names != sorted(names):
+            raise DeclarationError(
+                f"got sources in the order {', '.join(names)}, but the rows of a graph are theirs in alphabetical order; "
+                f"write them, and the graph, in the order {', '.join(sorted(names))}",
+                "graph",
+            )
 
     def validate(self) -> None:
         """Refuse a graph that does not fit, and doubled targets."""

@@ -13,7 +13,8 @@ class MixtureOfExperts(nn.Module):
 
     .. math:: y = \sum_{e \in T} g_e f_e(x), \qquad g = \mathrm{softmax}(r_T), \quad r = R x
 
-    with T the `top_k` largest of r: as if the softmax were over all experts, and those chosen shared the whole again.
+    with T the `top_k` largest of r: as if the softmax were over all experts, and those chosen shared the whole again. One
+    expert alone has its softmax over all experts for a gate (Switch): shared again it were 1, and taught the router nothing.
 
     Parameters
     ----------
@@ -40,8 +41,9 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., width]`` to ``[..., outputs]``."""
         rows = x.reshape(-1, x.shape[-1])
-        logits, chosen = self.router(rows).topk(self.top_k, -1)
-        gates = logits.softmax(-1)
+        logits = self.router(rows)
+        largest, chosen = logits.topk(self.top_k, -1)
+        gates = largest.softmax(-1) if self.top_k > 1 else (largest - logits.logsumexp(-1, keepdim=True)).exp()
         added = None
         for number, expert in enumerate(self.experts):
             row, place = (chosen == number).nonzero(as_tuple=True)

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from regimes.core.card import Card, Claim
 from regimes.core.component import fixed
 from regimes.core.kinds import ModelTransform, TransformResult
+from regimes.core.notice import notice
 from regimes.core.randomness import Streams
 from regimes.core.registry import register
-from regimes.losses.forward import examples_in, split
+from regimes.losses.forward import evaluating, examples_in, split
 from regimes.model_transforms.quantize import gptq_from_hessian, hessian, round_to_nearest
-from regimes.model_transforms.round_to_nearest import quantizable, refuse_no_pattern
+from regimes.model_transforms.round_to_nearest import name_what_stays, quantizable, refuse_no_pattern
 from regimes.optimizers.layers import Layer
 
 #: Positional and named inputs of the model.
@@ -30,8 +31,9 @@ class GPTQ(ModelTransform):
     For each layer with weight W (out, in), in the order of their calls, the inputs X (rows, in) that it sees of the
     calibration examples, with the layers before it quantized already, give H = 2 X^T X, and
     `regimes.model_transforms.quantize.gptq_from_hessian` the weights Q on the grid for which ||W X^T - Q X^T||^2 is
-    small. The model runs in evaluation mode meanwhile. A layer that no calibration input reaches is rounded to the
-    nearest.
+    small. The model runs in evaluation mode meanwhile. A layer that no calibration input reaches (of experts, one that
+    the router never chose) is rounded to the nearest, and named in a warning; so is a matrix that the patterns match and
+    that belongs to no layer (an embedding, tied weights, attention's joint projection), which stays as it is.
 
     Parameters
     ----------
@@ -87,6 +89,7 @@ class GPTQ(ModelTransform):
             "Values lie on the grid but are stored as before: nothing is packed, and no faster kernel is called.",
             "A group's grid knows all errors made before it, whatever the block size.",
             "The calibration passes are not charged as work.",
+            "A layer that sees no calibration input, or zeros alone, is rounded to the nearest.",
         ),
         claims=(
             Claim(
@@ -140,13 +143,20 @@ class GPTQ(ModelTransform):
     def fill(self, model: nn.Module, before: nn.Module, batches: Any, streams: Streams) -> TransformResult:
         """Quantize the layers in the order of their calls, those never called at the end."""
         layers = {model.get_submodule(layer.module): layer for layer in quantizable(model, self.patterns)}
-        calibration = list(_first(batches, self.examples))
-        with torch.no_grad(), _evaluating(model, streams.seed32("calibration")) as forward:
-            called = _calls(layers, forward, calibration[:1])
+        calibration, unseen = list(_first(batches, self.examples)), []
+        with torch.no_grad(), _replayed(model, streams.seed32("calibration")) as forward:
+            called = _calls(layers, forward, calibration)
             for module in [*called, *(module for module in layers if module not in called)]:
                 H = _seen(module, layers[module], forward, calibration) if module in called else None
+                unseen += [layers[module].weight] if H is None else []
                 weight = model.get_parameter(layers[module].weight)
                 weight.copy_(self._quantized(weight.flatten(1), H).reshape(weight.shape))
+        if unseen:
+            notice(
+                f"GPTQ has rounded {', '.join(unseen)} to the nearest: no calibration example gives the layer's own "
+                "forward an input other than 0."
+            )
+        name_what_stays("GPTQ", model, self.patterns)
         return TransformResult({name: name for name, _ in model.named_parameters()})
 
     def _quantized(self, W: Tensor, H: Tensor | None) -> Tensor:
@@ -173,9 +183,8 @@ def _first(batches: Iterator[Any], examples: int) -> Iterator[Inputs]:
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module, seed: int) -> Iterator[Any]:
+def _replayed(model: nn.Module, seed: int) -> Iterator[Any]:
     """Inside, the model is in evaluation mode, and each pass over inputs draws the same random numbers."""
-    modes = {module: module.training for module in model.modules()}
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
 
     def forward(inputs: list[Inputs]) -> None:
@@ -183,25 +192,33 @@ def _evaluating(model: nn.Module, seed: int) -> Iterator[Any]:
         for args, kwargs in inputs:
             model(*args, **kwargs)
 
-    model.eval()
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield forward
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(model), torch.random.fork_rng(devices=devices):
+        yield forward
 
 
 def _calls(layers: dict[nn.Module, Layer], forward: Any, inputs: list[Inputs]) -> list[nn.Module]:
-    """The modules of these layers that a forward calls, in the order of their first calls."""
-    called: dict[nn.Module, None] = {}
-    handles = [module.register_forward_pre_hook(lambda module, args: called.setdefault(module)) for module in layers]
-    _through(forward, inputs, handles)
-    return list(called)
+    """The modules of these layers that any forward calls, in the order of their first calls.
+
+    What only a later batch calls stands where that batch calls it: behind what it calls before.
+    """
+    order: list[nn.Module] = []
+    for one in inputs:
+        called: dict[nn.Module, None] = {}
+
+        def note(module: nn.Module, args: Any, called: dict[nn.Module, None] = called) -> None:
+            called.setdefault(module)
+
+        _through(forward, [one], [module.register_forward_pre_hook(note) for module in layers])
+        place = 0
+        for module in called:
+            if module not in order:
+                order.insert(place, module)
+            place = max(place, order.index(module) + 1)
+    return order
 
 
-def _seen(module: nn.Module, layer: Layer, forward: Any, inputs: list[Inputs]) -> Tensor:
-    """H of what the module is called with."""
+def _seen(module: nn.Module, layer: Layer, forward: Any, inputs: list[Inputs]) -> Tensor | None:
+    """H of what the module is called with; None where that is nothing (no rows) or zeros alone."""
     found: list[Tensor] = []
 
     def add(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -209,7 +226,7 @@ def _seen(module: nn.Module, layer: Layer, forward: Any, inputs: list[Inputs]) -
         found[:] = [H + found[0]] if found else [H]
 
     _through(forward, inputs, [module.register_forward_pre_hook(add, with_kwargs=True)])
-    return found[0]
+    return found[0] if found and bool(found[0].any()) else None
 
 
 def _through(forward: Any, inputs: list[Inputs], handles: list[Any]) -> None:

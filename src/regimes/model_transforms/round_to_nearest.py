@@ -12,6 +12,7 @@ from regimes.core.card import Card
 from regimes.core.component import fixed
 from regimes.core.errors import DeclarationError
 from regimes.core.kinds import ModelTransform, TransformResult
+from regimes.core.notice import notice
 from regimes.core.randomness import Streams
 from regimes.core.registry import register
 from regimes.model_transforms.patterns import matching
@@ -24,7 +25,8 @@ class RoundToNearest(ModelTransform):
     """Round the weights of layers to `bits` bits, without a look at data; the baseline of `GPTQ`.
 
     Each row of a weight (out, in), or a kernel (out, in * height * width), has an even grid from its least to its
-    largest entry, 0 among its values. Weights keep their type and lie on the grid until something trains them.
+    largest entry, 0 among its values. Weights keep their type and lie on the grid until something trains them. A matrix
+    that the patterns match and that belongs to no layer stays as it is, and is named in a warning.
 
     Parameters
     ----------
@@ -81,6 +83,7 @@ class RoundToNearest(ModelTransform):
             for layer in quantizable(model, self.patterns):
                 weight = model.get_parameter(layer.weight)
                 weight.copy_(round_to_nearest(weight.flatten(1), self.bits, self.group).reshape(weight.shape))
+        name_what_stays("RoundToNearest", model, self.patterns)
         return TransformResult({name: name for name, _ in model.named_parameters()})
 
 
@@ -107,3 +110,12 @@ def quantizable(model: nn.Module, patterns: Sequence[str]) -> list[Layer]:
             "patterns",
         )
     return found
+
+
+def name_what_stays(rule: str, model: nn.Module, patterns: Sequence[str]) -> None:
+    """Warn of matrices that match and are no weight of a layer that is quantized."""
+    own = {layer.weight for layer in layers_of(model)}
+    left = {id(p): name for name, p in reversed(matching(model, patterns).items()) if p.ndim > 1 and name not in own}
+    if left:
+        names = ", ".join(reversed(left.values()))
+        notice(f"{rule} leaves {names} as they are: no linear layer or convolution has them to itself.")

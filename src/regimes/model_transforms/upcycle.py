@@ -35,7 +35,9 @@ class Upcycle(ModelTransform):
     .. math:: y = \sum_{e \in T} g_e f_e(x), \qquad g = \mathrm{softmax}((R x)_T)
 
     so the network's function stays what it was, to rounding, whatever the router says, until the experts have parted.
-    `LoadBalance` keeps the router from sending all tokens to a few.
+    With `top_k` = 1 the gate is the chosen expert's probability among all (Switch), about 1 / E at the beginning: the
+    router learns, and the feed-forward's answer is scaled down until training has made that good. `LoadBalance` keeps
+    the router from sending all tokens to a few.
 
     Parameters
     ----------
@@ -44,7 +46,7 @@ class Upcycle(ModelTransform):
     experts : int
         E. Default 8 (paper).
     top_k : int
-        How many answer a token. Default 2 (paper, as recalled).
+        How many answer a token. Default 2 (paper, as recalled). 1 changes the network's function, see above.
     spread : float
         Standard deviation of the router's weights. Default 0.02, that of Komatsuzaki et al. as we recall it.
 
@@ -58,7 +60,7 @@ class Upcycle(ModelTransform):
     ----------
     BAAI, AquilaMoE: Efficient Training for MoE Models with Scale-Up and Scale-Out Strategies, 2024, arXiv:2408.06567;
     A. Komatsuzaki et al., Sparse Upcycling: Training Mixture-of-Experts from Dense Checkpoints, ICLR 2023,
-    arXiv:2212.05055.
+    arXiv:2212.05055; W. Fedus, B. Zoph and N. Shazeer, Switch Transformers, JMLR 2022, arXiv:2101.03961 (top_k = 1).
 
     Examples
     --------
@@ -88,6 +90,8 @@ class Upcycle(ModelTransform):
             "spread": "0.02, Komatsuzaki et al. as recalled",
         },
         deviations=(
+            "With top_k=1 the gate is the probability among all experts, as in Switch (Fedus et al. 2021): the function "
+            "is then not what it was.",
             "No expert has a capacity: every token is answered by all that the router chose, and none is dropped.",
             "The paper may have a further loss on the router's logits (z-loss); we know of none and have none.",
             "Experts are computed one after the other on one machine, not in parallel over several.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from regimes.core.errors import DeclarationError
+from regimes.core.kinds import Optimizer
 
 
 class Given:
@@ -31,10 +32,16 @@ class Given:
         self._evaluate, self._evaluation, self._key, self._stream = evaluate, evaluation, key, stream
 
     def __call__(
-        self, grad: bool = True, final: bool = True, capture: Any = (), examples: bool = False, reduce: bool = True
+        self,
+        grad: bool = True,
+        final: bool = True,
+        capture: Any = (),
+        examples: bool = False,
+        reduce: bool = True,
+        training: bool = True,
     ) -> Any:
         """Return the evaluation."""
-        if not (grad and final and reduce) or capture or examples:
+        if not (grad and final and reduce and training) or capture or examples:
             raise DeclarationError(
                 "the rule asks for more than the gradient; an inner rule is given one plain evaluation", self._key
             )
@@ -43,3 +50,32 @@ class Given:
     def rng(self, name: str) -> Any:
         """Return a torch generator at the start of the inner rule's stream `name`."""
         return self._evaluate.rng(f"{self._stream}{name}")
+
+
+def refuse_several(rule: Optimizer, where: str, key: str) -> None:
+    """Refuse a rule that does not make one plain evaluation, where it would stand inside another.
+
+    Raises
+    ------
+    DeclarationError
+        If it does not; a rule around others is told to stand outside, any other to stand alone.
+
+    Examples
+    --------
+    >>> from regimes.optimizers import SAM, SGD
+    >>> refuse_several(SGD(lr=0.1), "Groups", "groups.0.rule")
+    >>> refuse_several(SAM(SGD(lr=0.1)), "Groups", "groups.0.rule")
+    Traceback (most recent call last):
+    ...
+    regimes.core.errors.DeclarationError: groups.0.rule: SAM evaluates more than once, or asks for more than the gradient, \
+and cannot stand inside Groups; write SAM(Groups(...))
+    """
+    if rule.single_evaluation:
+        return
+    name = type(rule).__name__
+    around = any(isinstance(part, Optimizer) for _, part in rule.parts())
+    hint = f"write {name}({where}(...))" if around else f"allowed: {name} alone, as the optimizer"
+    raise DeclarationError(
+        f"{name} evaluates more than once, or asks for more than the gradient, and cannot stand inside {where}; {hint}",
+        key,
+    )

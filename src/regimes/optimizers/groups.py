@@ -13,7 +13,7 @@ from regimes.core.component import Component, fixed
 from regimes.core.errors import DeclarationError, nearest, nearest_pattern
 from regimes.core.kinds import Optimizer, State
 from regimes.core.registry import register
-from regimes.optimizers.given import Given
+from regimes.optimizers.given import Given, refuse_several
 from regimes.optimizers.roles import roles_of as roles_of  # where the engine looks for it
 
 #: Matches that are no name patterns: by the shape and role of a parameter.
@@ -117,13 +117,7 @@ class Groups(Optimizer):
         if not self.groups:
             raise DeclarationError("got no group; allowed: one or more, for example [Group('*', AdamW())]", "groups")
         for index, group in enumerate(self.groups):
-            if not group.rule.single_evaluation:
-                name = type(group.rule).__name__
-                raise DeclarationError(
-                    f"{name} evaluates more than once, or asks for more than the gradient, and cannot stand inside "
-                    f"Groups; write {name}(Groups(...))",
-                    f"groups.{index}.rule",
-                )
+            refuse_several(group.rule, "Groups", f"groups.{index}.rule")
 
     def parts(self) -> Iterator[tuple[str, Optimizer]]:
         """The rules, by place."""

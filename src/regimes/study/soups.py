@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from regimes.core.errors import DeclarationError, nearest, show
 from regimes.core.kinds import Weights
@@ -68,12 +71,12 @@ def greedy_soup(
     metric : str
         Of the workload's metrics, or "loss".
     better : "lower" or "higher"
-        Default: lower for a loss; must be said for anything else.
+        Default: lower for a loss; must be said for anything else. A score that is not finite is the worst.
 
     Raises
     ------
     DeclarationError
-        If there is no such metric, or nobody says in which direction it is better.
+        If there is no such metric, nobody says in which direction it is better, or no ingredient's is finite.
 
     References
     ----------
@@ -83,12 +86,19 @@ def greedy_soup(
     parts = _weights(ingredients)
     loaded = [part.load() for part in parts]
     alone = [_metric(score(workload, state), metric) for state in loaded]
-    order = sorted(range(len(loaded)), key=lambda place: -sign * alone[place])
+
+    def worth(value: float) -> float:
+        """More is better; what is no number is worst, wherever it stands in the list."""
+        return sign * value if math.isfinite(value) else -math.inf
+
+    order = sorted(range(len(loaded)), key=lambda place: -worth(alone[place]))
     chosen, best = [order[0]], alone[order[0]]
+    if not math.isfinite(best):
+        raise DeclarationError(f"got {metric} {best} from the best of them; allowed: one that is finite", "ingredients")
     for place in order[1:]:
         among = [*chosen, place]
         found = _metric(score(workload, mixed([loaded[i] for i in among], (1.0 / len(among),) * len(among))), metric)
-        if sign * found >= sign * best:
+        if worth(found) >= worth(best):
             chosen, best = among, found
     scores = {repr(part): value for part, value in zip(parts, alone)}
     return Tasted(Soup(tuple(parts[i] for i in chosen)), best, scores)
@@ -114,23 +124,42 @@ def learned_soup(workload: Workload, ingredients: Sequence[Weights | str], steps
         Full passes over the validation data. Default 100.
     lr : float
         Adam's. Default 0.1.
+
+    Raises
+    ------
+    DeclarationError
+        If the loss of an ingredient is not finite.
     """
     parts = _weights(ingredients)
     loaded = [part.load() for part in parts]
+    alone = [score(workload, state)["loss"] for state in loaded]
+    for place, loss in enumerate(alone):
+        if not math.isfinite(loss):
+            raise DeclarationError(
+                f"got {parts[place]!r}, whose loss is {loss}; allowed: a finite one", f"ingredients.{place}"
+            )
     model = workload.build(0).eval()
-    names = [name for name, _ in model.named_parameters()]
-    stacked = {name: torch.stack([state[name] for state in loaded]) for name in names}
+    stacked, whole = _stacked(model, loaded)
     shares = torch.zeros(len(loaded), requires_grad=True)
     optimizer = torch.optim.Adam([shares], lr=lr)
     for _ in range(steps):
         optimizer.zero_grad()
         alpha = shares.softmax(0)
         weights = {name: torch.tensordot(alpha.to(value.dtype), value, 1) for name, value in stacked.items()}
-        _mean_loss(workload, model, weights).backward()
+        _mean_loss(workload, model, weights | whole).backward()
         optimizer.step()
     soup = Soup(tuple(parts), tuple(shares.detach().softmax(0).tolist()))
-    scores = {repr(part): score(workload, state)["loss"] for part, state in zip(parts, loaded)}
+    scores = {repr(part): value for part, value in zip(parts, alone)}
     return Tasted(soup, score(workload, soup.load())["loss"], scores)
+
+
+def _stacked(model: nn.Module, loaded: list[Mapping[str, Tensor]]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Parameters and running statistics of all ingredients, and the first's buffers of whole numbers: as `mixed`."""
+    names = [name for name, _ in (*model.named_parameters(), *model.named_buffers()) if name in loaded[0]]
+    stacked = {name: torch.stack([state[name] for state in loaded]) for name in names}
+    mixes = {name for name, value in stacked.items() if value.is_floating_point()}
+    whole = {name: loaded[0][name] for name in names if name not in mixes}
+    return {name: value for name, value in stacked.items() if name in mixes}, whole
 
 
 def path_loss(workload: Workload, start: Weights, end: Weights, points: int = 11, split: str = "val") -> list[float]:
@@ -163,7 +192,7 @@ def _metric(found: dict[str, float], name: str) -> float:
     return found[name]
 
 
-def _mean_loss(workload: Workload, model: torch.nn.Module, weights: Mapping[str, Tensor]) -> Tensor:
+def _mean_loss(workload: Workload, model: nn.Module, weights: Mapping[str, Tensor]) -> Tensor:
     """The validation loss as a function of weights, with graph."""
     total, mass = torch.zeros(()), 0.0
     for source in workload.sources["val"].values():
@@ -172,10 +201,37 @@ def _mean_loss(workload: Workload, model: torch.nn.Module, weights: Mapping[str,
         def at(*args: object, **kwargs: object) -> object:
             return functional_call(model, dict(weights), args, kwargs)
 
-        losses = workload.loss.units(workload.loss.init(), _Called(at), batch)  # type: ignore[arg-type]
+        with _StatisticsWithGraph():
+            losses = workload.loss.units(workload.loss.init(), _Called(at), batch)  # type: ignore[arg-type]
         own = torch.ones_like(losses.values) if losses.weights is None else losses.weights
         total, mass = total + (losses.values * own).sum(), mass + float(own.sum())
     return total / mass
+
+
+class _StatisticsWithGraph(TorchFunctionMode):
+    """Inside, batch norm on running statistics is written out: torch's kernel gives no gradient with respect to them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return (_normalized if func is functional.batch_norm else func)(*args, **kwargs or {})
+
+
+def _normalized(
+    x: Tensor,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """As `torch.nn.functional.batch_norm`."""
+    if training or mean is None or variance is None:
+        return functional.batch_norm(x, mean, variance, weight, bias, training, momentum, eps)
+    shape = (1, -1, *(1,) * (x.ndim - 2))
+    scale = (variance + eps).rsqrt() * (1.0 if weight is None else weight)
+    made = (x - mean.view(shape)) * scale.view(shape)
+    return made if bias is None else made + bias.view(shape)
 
 
 class _Called:

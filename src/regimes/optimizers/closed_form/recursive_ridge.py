@@ -39,12 +39,12 @@ class RecursiveRidge(Optimizer):
 
     Notes
     -----
-    All other parameters stay as they are: the layer's inputs have to be a fixed function of the example (no dropout
-    before it, no batch statistics). An example that comes twice counts twice: train for one epoch. A row counts by its
-    weight in the loss (padding 0; importance weights, selections), which makes the regression a weighted one; of a row
-    of several units by their mean. Targets that are not whole numbers are regressed on as they are, and so are those
-    of a layer with one output. R and W are held in float64, (features + outputs) * features numbers. To go on in the
-    next phase of a stream, carry "model" and "optimizer".
+    All other parameters stay as they are, and the forward is that of evaluation mode (no dropout, running statistics
+    as they are), so that the layer's inputs are a fixed function of the example. An example that comes twice counts
+    twice: train for one epoch. A row counts by its weight in the loss (padding 0; importance weights, selections),
+    which makes the regression a weighted one; of a row of several units by their mean. Targets that are not whole
+    numbers are regressed on as they are, and so are those of a layer with one output. R and W are held in float64,
+    (features + outputs) * features numbers. To go on in the next phase of a stream, carry "model" and "optimizer".
 
     Raises
     ------
@@ -86,6 +86,7 @@ class RecursiveRidge(Optimizer):
             "The fixed random expansion in front of the head belongs to the model, here `models.RandomFeatures`.",
             "Where a step has more rows than features the smaller side is inverted, R (I + Phi^T Phi R)^-1.",
             "Rows are weighted by their losses' weights, and a bias is a feature; the paper has neither.",
+            "Inputs are those of evaluation mode; the paper's backbone has neither dropout nor batch statistics.",
         ),
         claims=(
             Claim(
@@ -146,7 +147,7 @@ class RecursiveRidge(Optimizer):
         """One forward; its rows move R and W, and W is written into the layer."""
         layer = self._layer(parameters)
         seen = f"input:{layer.module}"
-        captured = evaluate(grad=False, capture=[seen, "target", "weight"]).captured
+        captured = evaluate(grad=False, capture=[seen, "target", "weight"], training=False).captured
         slot, weight = state["slots"][layer.weight], parameters[layer.weight]
         with torch.no_grad():
             rows, targets = _weighted_rows(layer, captured[seen], captured["target"], captured["weight"], len(weight))

@@ -14,7 +14,7 @@ from regimes.core.component import fixed, knob
 from regimes.core.errors import DeclarationError, nearest_pattern
 from regimes.core.kinds import Knob, Optimizer, State
 from regimes.core.registry import register
-from regimes.optimizers.given import Given
+from regimes.optimizers.given import Given, refuse_several
 from regimes.optimizers.kronecker.sherman_morrison import rank_one_inverse
 from regimes.optimizers.layers import Layer
 
@@ -142,13 +142,7 @@ class MKOR(Optimizer):
 
     def validate(self) -> None:
         """Refuse a base rule that evaluates more than once."""
-        if not self.base.single_evaluation:
-            inner = type(self.base).__name__
-            hint = f"where it takes a rule itself, write {inner}(MKOR(...))"
-            raise DeclarationError(
-                f"got {inner}, which needs more than one plain evaluation; allowed: a rule that needs one ({hint})",
-                "base",
-            )
+        refuse_several(self.base, "MKOR", "base")
 
     def init(self, parameters: Mapping[str, Tensor]) -> State:
         """Inverses, the identity, under the names of the layers' weights; what `hybrid` watches."""

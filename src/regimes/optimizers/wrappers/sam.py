@@ -10,6 +10,7 @@ from torch import Tensor
 
 from regimes.core.card import Card, Claim
 from regimes.core.component import fixed, knob
+from regimes.core.errors import DeclarationError
 from regimes.core.kinds import Knob, Optimizer, State
 from regimes.core.registry import register
 
@@ -34,6 +35,16 @@ class SAM(Optimizer):
     adaptive : bool
         Scale the ball by the weights elementwise (ASAM): epsilon = rho w^2 g / ||w g||_2; rho is then about
         ten times larger (Kwon et al.: 0.5 and 1).
+
+    Notes
+    -----
+    The worst point is that of the whole batch. The papers' m-sharpness takes one for each group of m examples (those on
+    one accelerator) and averages the gradients there; here m is the batch size.
+
+    Raises
+    ------
+    DeclarationError
+        If the base rule makes no gradient of which there could be a worst point (MeZO, RecursiveRidge).
 
     References
     ----------
@@ -61,6 +72,9 @@ class SAM(Optimizer):
         cost="two evaluations per step",
         rows=("sam-vit",),
         defaults={"rho": "0.05, section 3.1"},
+        deviations=(
+            "One worst point for the whole batch: m-sharpness, a worst point for each accelerator's examples, is not built.",
+        ),
         claims=(
             Claim(
                 "A vision transformer that sees 500 images is more often right with it than with its base rule, after as many "
@@ -92,6 +106,14 @@ class SAM(Optimizer):
             ),
         ),
     )
+
+    def validate(self) -> None:
+        """Refuse a base rule without gradients."""
+        if not self.base.uses_gradients:
+            raise DeclarationError(
+                f"got {self.base!r}, which makes no gradient; allowed: a rule that does, for example SGD(lr=0.1)",
+                "base",
+            )
 
     def step(self, state: State, parameters: Mapping[str, Tensor], evaluate: Any) -> State:
         """Find the worst point, then let the base rule evaluate there."""

@@ -48,8 +48,9 @@ class MeZO(Optimizer):
     .. math:: \rho = \frac{L(\theta + \epsilon z) - L(\theta - \epsilon z)}{2 \epsilon}, \qquad
               \theta \leftarrow \theta - \text{lr}\,(\rho z + \lambda \theta)
 
-    Every record holds rho as ``projected_gradient``: `regimes.diagnosis.weights_at` makes the whole run
-    again from its log alone.
+    Both forwards are those of evaluation mode (no dropout, running statistics as they are), as the authors' code makes
+    them: batch norm keeps the statistics with which the phase begins. Every record holds rho as ``projected_gradient``:
+    `regimes.diagnosis.weights_at` makes the whole run again from its log alone.
 
     Parameters
     ----------
@@ -93,7 +94,11 @@ class MeZO(Optimizer):
                 paper_scale="OPT 13B to 66B and RoBERTa-large on language tasks",
             ),
         ),
-        deviations=("Weights return to rounding, not bitwise, between the two forwards: no copy is kept.",),
+        defaults={"eps": "1e-3, the paper's", "mode": "evaluation, as the authors' code"},
+        deviations=(
+            "Weights return to rounding, not bitwise, between the two forwards: no copy is kept.",
+            "All that is trained decays; the authors' code leaves biases and norms out.",
+        ),
     )
 
     def init(self, parameters: Mapping[str, Tensor]) -> State:
@@ -107,9 +112,9 @@ class MeZO(Optimizer):
             self._add(parameters, evaluate.rng("mezo"), scale)
 
         with evaluate.moved(move, self.eps):
-            plus = evaluate(grad=False)
+            plus = evaluate(grad=False, training=False)
         with evaluate.moved(move, -self.eps):
-            minus = evaluate(grad=False)
+            minus = evaluate(grad=False, training=False)
         projected = (plus.loss - minus.loss) / (2.0 * self.eps)
         evaluate.log("projected_gradient", projected)
         self._descend(parameters, move, projected)
