@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from regimes.core import paths
+from regimes.core.component import keeper_of_weights
 from regimes.core.errors import DeclarationError
 from regimes.core.kinds import Weights
 from regimes.core.progress import Progress
@@ -39,8 +40,7 @@ def check_phases(run: Any) -> None:
         try:
             check_given(phase.declaration)
             if before is not None:
-                for transform in phase.declaration.on_entry:
-                    model = transform.structure(model)
+                model = _entered(model, phase)
             ahead = SimpleNamespace(model=model, workload=run.workload, view=run.view)
             states = run.states if before is None else _ahead(ahead, phase)
             _check_trial(run, phase, states)
@@ -49,6 +49,17 @@ def check_phases(run: Any) -> None:
         except DeclarationError as why:
             raise (why if before is None else why.within(phase.name)) from None
         before = phase, states
+
+
+def _entered(model: Any, phase: Any) -> Any:
+    """The model with the structure that it will have in a phase, which its transforms can fill."""
+    for place, transform in enumerate(phase.declaration.on_entry):
+        model = transform.structure(model)
+        try:
+            transform.check(model)
+        except DeclarationError as why:
+            raise why.within(f"on_entry.{place}") from None
+    return model
 
 
 def _ahead(ahead: Any, phase: Any) -> dict[str, Any]:
@@ -76,9 +87,12 @@ def _check_trial(run: Any, phase: Any, states: dict[str, Any]) -> None:
         if trial is not None:
             path = rest if head == "knobs" else name
             try:
-                total = phase.length.total
-                edit = trials.absolute(path, trial)
-                trials.compiled(run.regime, phase, edit, 0.0, min(phase.length.amount(trial.budget) / total, 1.0))
+                share = phase.length.amount(trial.budget) / phase.length.total
+                if share > 1.0 + 1e-9 and not trial.past_end:
+                    raise DeclarationError(
+                        f"got '{trial.budget}'; allowed: no more than its phase, '{phase.length.budget}'", "budget"
+                    )
+                trials.compiled(run.regime, phase, trials.absolute(path, trial), 0.0, min(share, 1.0))
             except DeclarationError as why:
                 raise why.within(f"a trial of {path}") from None
 
@@ -95,12 +109,27 @@ def _check_carry(old: tuple[Any, dict[str, Any]], new: tuple[Any, dict[str, Any]
         if path in parts[0] and path in parts[1]:
             _same_form(path, parts[0][path], parts[1][path])
     if phase.declaration.on_entry:
+        _refuse_stale_weights(phase.declaration, parts[0])
         # Only what fills the new model knows which parameter is which: paths are looked up, shapes are not.
         for path in carry:
             if path not in ("model", "averaged", "cursor"):
                 seam.find(left, fresh, path)
     else:
         seam.carried(trees.clone(left), trees.clone(fresh), carry, {})
+
+
+def _refuse_stale_weights(declared: Any, parts: dict[str, Any]) -> None:
+    """Refuse to carry weights of a component's own past a transform that gives the model other values."""
+    changing = next((transform for transform in declared.on_entry if not transform.keeps_values), None)
+    for path in declared.carry if changing is not None else ():
+        slot = next((slot for slot in parts if path == slot or path.startswith(f"{slot}.")), None)
+        keeper = None if slot is None else keeper_of_weights(parts[slot])
+        if keeper is not None:
+            raise DeclarationError(
+                f"got '{path}', but {type(keeper).__name__} keeps weights, which {type(changing).__name__} would leave "
+                "as they were; allowed: to begin it anew",
+                "carry",
+            )
 
 
 def _same_form(path: str, old: Any, new: Any) -> None:

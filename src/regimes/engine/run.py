@@ -193,7 +193,7 @@ class Run:
     def settle(self) -> None:
         """After a step: end the phase or draw the next plan; give up after too many skipped steps."""
         frame, length = self.frame, self.phase.length
-        if frame.skipped_in_a_row >= self.give_up:
+        if frame.skipped_in_a_row >= self.give_up and frame.trial is None:  # a trial ends, and nothing else
             raise RunFailed(
                 f"{frame.skipped_in_a_row} steps in a row were not finite, the last at step {frame.step - 1} of phase "
                 f"'{self.phase.name}'; lower the learning rate or look at the examples named in the records"
