@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from types import SimpleNamespace
 from typing import Any
 
 from regimes.core import paths
@@ -13,6 +12,7 @@ from regimes.core.kinds import Weights
 from regimes.core.progress import Progress
 from regimes.engine import seam, trees, trials
 from regimes.engine.diagnose import refuse_interaction
+from regimes.engine.first_batch import Ahead
 
 
 def check_given(declaration: Any) -> None:
@@ -31,8 +31,11 @@ def check_phases(run: Any) -> None:
     Raises
     ------
     DeclarationError
-        If a phase's patterns, groups or data do not fit what it will meet, it carries what cannot be carried, its
-        micro-batches would interact, or it would make a trial whose length cannot be told.
+        If a phase's patterns, groups, weights or data do not fit what it will meet, it carries what cannot be carried, its
+        micro-batches would interact, its loss cannot be computed on its first micro-batch, or it would make a trial
+        whose length cannot be told.
+    UserCodeError
+        If the model, the loss or the data fail on a later phase's first micro-batch.
     """
     model = run.model if len(run.phases) == 1 else copy.deepcopy(run.model)
     before: tuple[Any, dict[str, Any]] | None = None
@@ -41,11 +44,12 @@ def check_phases(run: Any) -> None:
             check_given(phase.declaration)
             if before is not None:
                 model = _entered(model, phase)
-            ahead = SimpleNamespace(model=model, workload=run.workload, view=run.view)
-            states = run.states if before is None else _ahead(ahead, phase)
+            ahead = Ahead(run, phase, model)
+            states = run.states if before is None else _states(ahead)
             _check_trial(run, phase, states)
             if before is not None:
                 _check_carry(before, (phase, states))
+                ahead.evaluate()
         except DeclarationError as why:
             raise (why if before is None else why.within(phase.name)) from None
         before = phase, states
@@ -54,23 +58,24 @@ def check_phases(run: Any) -> None:
 def _entered(model: Any, phase: Any) -> Any:
     """The model with the structure that it will have in a phase, which its transforms can fill."""
     for place, transform in enumerate(phase.declaration.on_entry):
-        model = transform.structure(model)
         try:
+            model = transform.structure(model)
             transform.check(model)
         except DeclarationError as why:
             raise why.within(f"on_entry.{place}") from None
     return model
 
 
-def _ahead(ahead: Any, phase: Any) -> dict[str, Any]:
+def _states(ahead: Ahead) -> dict[str, Any]:
     """Fresh states of a later phase."""
-    declared = phase.declaration
+    phase, declared = ahead.phase, ahead.phase.declaration
     ahead.parameters = seam.phase_parameters(ahead.model, declared, ahead.view)
-    ahead.loss = declared.loss if declared.loss is not None else ahead.workload.loss
+    ahead.trained = list(ahead.parameters.values())
     if declared.micro_batch == "auto":
         refuse_interaction(ahead)
-    seam.fresh_cursor(ahead, phase, (phase.name,))
-    return seam.fresh_states(ahead, phase)
+    ahead.frame.cursor = seam.fresh_cursor(ahead, phase, ahead.streams.prefix)
+    ahead.states = seam.fresh_states(ahead, phase)
+    return ahead.states
 
 
 def _check_trial(run: Any, phase: Any, states: dict[str, Any]) -> None:
