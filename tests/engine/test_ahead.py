@@ -150,7 +150,8 @@ def test_they_are_where_old_parameters_keep_their_values(entry):
     run = rg.Run(work(), declared, 0)
     while run.frame.phase == 0:
         run.step()
-    alone = rg.run(work(), rg.Regime(optimizer=rg.ScheduleFreeSGD(lr=0.1), batch_size=8, budget="5 steps"), 0).model
+    first = rg.Regime(optimizer=rg.ScheduleFreeSGD(lr=0.1), batch_size=8, phases=[rg.Phase("a", budget="5 steps")])
+    alone = rg.run(work(), first, 0).model
     after, wanted = run.evaluation_weights(), alone.state_dict()
     kept = [name for name in after if name in wanted and "layers.2" not in name]
     assert kept

@@ -57,6 +57,10 @@ class RunResult:
                 "updated"
             )
 
+        failing = [row["probe_error"] for row in self.records if "probe_error" in row]
+        if failing:
+            self.notes.append(f"after {len(failing)} steps a probe failed; first: {failing[0]}")
+
     @classmethod
     def of(cls, run: Run, kept: list[Any], folder: Folder | None, seconds: float, notes: list[str]) -> RunResult:
         """Build the result of a run that has just ended, or that was finished before."""
