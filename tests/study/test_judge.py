@@ -283,7 +283,7 @@ def test_a_metric_that_is_no_number_beside_a_finite_loss_is_not_called_divergenc
     assert [f["what"] for one in facts["arms"] for f in one["failures"]] == [
         "val/odd is not a number, though the loss is finite", "the metric is not finite",
     ]  # fmt: skip
-    assert lamp(facts, "no divergence")["detail"] == (
+    assert lamp(facts, "no divergence")["text"] == (
         "1 runs diverged, and count as the worst; in 1 val/odd is not a number though the loss is finite; they count as "
         "the worst"
     )
