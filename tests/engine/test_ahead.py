@@ -10,6 +10,7 @@ import regimes as rg
 from regimes.core.errors import UserCodeError
 from regimes.engine import ahead
 from regimes.sources import IterableSource
+from regimes.testing.conformance import tiny
 from regimes.workloads.models import MLP
 
 G = torch.Generator().manual_seed(2)
@@ -53,6 +54,20 @@ def test_what_a_later_phase_cannot_evaluate_is_refused(other, later, said):
         rg.Run(work(), two(**later(other)), 0)
 
 
+class Noisy(nn.Linear):
+    """Dropout that no module shows."""
+
+    def forward(self, x):
+        return nn.functional.dropout(super().forward(x), 0.5, self.training)
+
+
+def test_so_is_a_rule_that_asks_for_what_a_batch_has_not_and_randomness_where_micro_batches_are_free():
+    with pytest.raises(rg.DeclarationError, match=r"(?s)^b\.loss: got a batch Rollout.* in which no part is the target"):
+        rg.Run(tiny.workload("rollouts"), two(optimizer=rg.RecursiveRidge()), 0)
+    with pytest.raises(rg.DeclarationError, match=r"^b\.micro_batch: got 'auto', but the forward draws random"):
+        rg.Run(work(lambda: Noisy(6, 2)), two(micro_batch="auto"), 0)
+
+
 def test_an_error_in_somebodys_loss_of_a_later_phase_comes_before_the_first_step():
     class Broken(rg.CrossEntropy):
         def units(self, state, model, batch):
@@ -69,6 +84,9 @@ LATER = {
     },
     "grown": {"on_entry": [rg.GrowWidth(16)], "sampler": rg.LossWeighted()},
     "bfloat16": {"precision": "bfloat16"},
+    "a rule with several evaluations": {"optimizer": rg.SAM(rg.AdamW(0.01))},
+    "a rule without gradients": {"optimizer": rg.MeZO(lr=0.01)},
+    "a rule that captures layers": {"optimizer": rg.MKOR(rg.SGD(lr=0.1), every=2)},
 }  # fmt: skip
 
 

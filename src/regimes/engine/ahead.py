@@ -37,19 +37,20 @@ def check_phases(run: Any) -> None:
     UserCodeError
         If the model, the loss or the data fail on a later phase's first micro-batch.
     """
-    model = run.model if len(run.phases) == 1 else copy.deepcopy(run.model)
+    model = run.model
     before: tuple[Any, dict[str, Any]] | None = None
     for phase in run.phases:
         try:
             check_given(phase.declaration)
             if before is not None:
+                model = copy.deepcopy(model) if model is run.model else model
                 model = _entered(model, phase)
             ahead = Ahead(run, phase, model)
-            states = run.states if before is None else _states(ahead)
+            states = _begun(ahead, run) if before is None else _states(ahead)
             _check_trial(run, phase, states)
             if before is not None:
                 _check_carry(before, (phase, states))
-                ahead.evaluate()
+            ahead.evaluate(run.frame.plans[0] if before is None else None)
         except DeclarationError as why:
             raise (why if before is None else why.within(phase.name)) from None
         before = phase, states
@@ -64,6 +65,12 @@ def _entered(model: Any, phase: Any) -> Any:
         except DeclarationError as why:
             raise why.within(f"on_entry.{place}") from None
     return model
+
+
+def _begun(ahead: Ahead, run: Any) -> dict[str, Any]:
+    """The states of the first phase, which has been entered; rules write none before they have evaluated."""
+    ahead.parameters, ahead.trained, ahead.states = run.parameters, run.trained, run.states
+    return ahead.states
 
 
 def _states(ahead: Ahead) -> dict[str, Any]:

@@ -1,9 +1,12 @@
-"""The first micro-batch of a later phase, read and evaluated on a copy of the model: what does not fit is refused now."""
+"""The first micro-batch of every phase, read and evaluated before anything is spent: what does not fit is refused now."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from regimes.core.errors import NonFinite
@@ -11,12 +14,46 @@ from regimes.core.progress import Progress
 from regimes.core.randomness import Streams, kept
 from regimes.engine.buffers import Buffers
 from regimes.engine.distributed import World
-from regimes.engine.evaluator import Evaluator
+from regimes.engine.diagnose import refuse_randomness
+from regimes.engine.evaluator import Evaluation, Evaluator
 from regimes.engine.forwards import Forward
 from regimes.engine.frames import Frame
+from regimes.engine.plan import Plan
 from regimes.engine.reading import Reader
 from regimes.engine.step import draw
 from regimes.engine.work import Work
+
+
+class _Asked(Exception):
+    """The rule has made its first evaluation; nothing has been written yet."""
+
+
+class _First:
+    """The evaluator of a rule that is stopped after its first evaluation, made without gradients at unmoved weights."""
+
+    def __init__(self, inner: Evaluator) -> None:
+        self._inner = inner
+
+    def __call__(self, grad: bool = True, final: bool = True, capture: Sequence[str] = (), **how: Any) -> Evaluation:
+        self._inner(grad=False, capture=[name for name in capture if not name.startswith("output_gradient:")])
+        raise _Asked
+
+    @contextlib.contextmanager
+    def at(self, direction: Sequence[torch.Tensor]) -> Iterator[None]:
+        """Values are not looked at."""
+        yield
+
+    @contextlib.contextmanager
+    def moved(self, move: Callable[[float], None], scale: float) -> Iterator[None]:
+        """Values are not looked at."""
+        yield
+
+    def shifted(self, direction: Sequence[torch.Tensor]) -> _First:
+        """Values are not looked at."""
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
 
 
 class Ahead:
@@ -28,7 +65,7 @@ class Ahead:
         At its first step; nothing of it changes.
     phase : CompiledPhase
     model : Module
-        A copy with the structure that it will have; its values are not looked at.
+        Of the first phase the run's own; else a copy with the structure that it will have, whose values are not looked at.
     """
 
     #: What an evaluation asks of a run and what nobody looks at here: no work is counted, no unit kept.
@@ -52,19 +89,31 @@ class Ahead:
         """All of what was read: one micro-batch."""
         return [n]
 
+    def rule_generator(self, name: str, step: int) -> torch.Generator:
+        """Return a generator for a rule's stream, which leads to nothing."""
+        return torch.Generator(device=self.workload.device)
+
     def first_bad_layer(self, live: Any, batch: Any, number: int) -> None:
         """Values are not looked at."""
 
     def first_bad_gradient(self, gradients: Any) -> None:
         """Values are not looked at."""
 
-    def evaluate(self) -> None:
-        """Draw, read, augment and evaluate the first micro-batch; data that is only read on is left alone.
+    def evaluate(self, drawn: Plan | None = None) -> None:
+        """Draw, read and augment the first micro-batch, and evaluate it as the rule first asks for it.
+
+        Data that is only read on is left alone. Afterwards buffers and generators are as before.
+
+        Parameters
+        ----------
+        drawn : Plan, optional
+            What has been drawn already.
 
         Raises
         ------
         DeclarationError
-            If loss, selector, augmentation or the weights that they are given do not fit data or model.
+            If loss, selector, augmentation or the weights that they are given do not fit data or model, the rule asks for
+            what the batch does not have, or the forward draws random numbers under ``micro_batch="auto"``.
         UserCodeError
             If the model, the loss or the data fail in it.
         """
@@ -73,12 +122,15 @@ class Ahead:
             return
         self.read.settle(self.loss)
         self.buffers = Buffers(self.model)
-        plan = draw(self)
+        plan = draw(self) if drawn is None else drawn
+        self.frame.plans = [plan]
         size = self.phase.declaration.micro_batch
+        size = 2 if size == "auto" else len(plan) if size is None else size  # of "auto" no more is sure to fit
         live = self.phase.substitute(self.phase.step_knobs.values(self.states["knobs"], self.position) | plan.knobs)
-        with kept():
-            evaluate = Evaluator(self, live, plan.part(0, min(size, len(plan)) if isinstance(size, int) else len(plan)))
-            try:
-                evaluate(grad=False)
-            except NonFinite:
-                return
+        with kept(), self.buffers.aside():
+            first = _First(Evaluator(self, live, plan.part(0, min(size, len(plan)))))
+            # Where memory is short the step says so.
+            with contextlib.suppress(_Asked, NonFinite, torch.OutOfMemoryError):
+                live.optimizer.step(self.states["optimizer"], self.parameters, first)
+        if drawn is None and self.phase.declaration.micro_batch == "auto":
+            refuse_randomness(self)
