@@ -62,7 +62,9 @@ class Noisy(nn.Linear):
 
 
 def test_so_is_a_rule_that_asks_for_what_a_batch_has_not_and_randomness_where_micro_batches_are_free():
-    with pytest.raises(rg.DeclarationError, match=r"(?s)^b\.loss: got a batch Rollout.* in which no part is the target"):
+    with pytest.raises(
+        rg.DeclarationError, match=r"(?s)^b\.loss: got a batch Rollout.* in which no part is the target"
+    ):
         rg.Run(tiny.workload("rollouts"), two(optimizer=rg.RecursiveRidge()), 0)
     with pytest.raises(rg.DeclarationError, match=r"^b\.micro_batch: got 'auto', but the forward draws random"):
         rg.Run(work(lambda: Noisy(6, 2)), two(micro_batch="auto"), 0)
@@ -127,7 +129,8 @@ def test_data_that_is_only_read_on_is_left_alone():
     rg.Run(work(train=IterableSource(Lines(), length=40), val=None), declared, 0)
     alone = Lines.read
     Lines.read = 0
-    rg.Run(work(train=IterableSource(Lines(), length=40), val=None), rg.Regime(optimizer=rg.SGD(lr=0.1), batch_size=8, budget="2 steps"), 0)
+    one = rg.Regime(optimizer=rg.SGD(lr=0.1), batch_size=8, budget="2 steps")
+    rg.Run(work(train=IterableSource(Lines(), length=40), val=None), one, 0)
     assert alone == Lines.read
 
 
@@ -144,7 +147,10 @@ def test_it_costs_a_fraction_of_a_second():
     ("later", "said"),
     [
         ({"on_entry": [rg.GrowWidth(16)], "optimizer": rg.ScheduleFreeSGD(lr=0.1)}, "ScheduleFreeSGD .*GrowWidth"),
-        ({"on_entry": [rg.RoundToNearest("*.weight")], "optimizer": rg.SAM(rg.ScheduleFreeAdamW())}, "FreeAdamW .*RoundToNearest"),
+        (
+            {"on_entry": [rg.RoundToNearest("*.weight")], "optimizer": rg.SAM(rg.ScheduleFreeAdamW())},
+            "FreeAdamW .*RoundToNearest",
+        ),
         ({"on_entry": [rg.LowRankInit("layers.0.weight", rank=1)], "average": rg.EMA(0.9)}, "EMA .*LowRankInit"),
     ],
 )
@@ -153,13 +159,20 @@ def test_weights_of_a_components_own_are_not_carried_past_a_change_of_values(lat
     first = {name: value for name, value in later.items() if name != "on_entry"}
     declared = rg.Regime(
         **{"optimizer": rg.SGD(lr=0.1), "batch_size": 8} | first,
-        phases=[rg.Phase("a", budget="5 steps"), rg.Phase("b", budget="5 steps", carry=carry, on_entry=later["on_entry"])],
+        phases=[
+            rg.Phase("a", budget="5 steps"),
+            rg.Phase("b", budget="5 steps", carry=carry, on_entry=later["on_entry"]),
+        ],
     )
-    with pytest.raises(rg.DeclarationError, match=rf"^b\.carry: got '{carry[1]}', but .*{said} would leave as they were"):
+    with pytest.raises(
+        rg.DeclarationError, match=rf"^b\.carry: got '{carry[1]}', but .*{said} would leave as they were"
+    ):
         rg.Run(work(), declared, 0)
 
 
-@pytest.mark.parametrize("entry", [rg.Freeze("layers.0.*"), rg.Reinitialise("layers.2.*"), rg.Upcycle("layers.1", experts=2)])
+@pytest.mark.parametrize(
+    "entry", [rg.Freeze("layers.0.*"), rg.Reinitialise("layers.2.*"), rg.Upcycle("layers.1", experts=2)]
+)
 def test_they_are_where_old_parameters_keep_their_values(entry):
     declared = rg.Regime(
         optimizer=rg.ScheduleFreeSGD(lr=0.1), batch_size=8,

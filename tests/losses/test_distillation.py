@@ -162,7 +162,9 @@ def test_its_own_teacher_says_what_the_run_alone_would_be_judged_by(fields):
 
 
 @pytest.mark.exact("Distillation")
-@pytest.mark.parametrize("transform", [rg.LowRankInit("layers.0.weight", rank=2), rg.GrowWidth(32), rg.Upcycle("layers.1", experts=2)])
+@pytest.mark.parametrize(
+    "transform", [rg.LowRankInit("layers.0.weight", rank=2), rg.GrowWidth(32), rg.Upcycle("layers.1", experts=2)]
+)
 def test_its_own_teacher_begins_where_the_phase_does(transform):
     """After the transforms of the phase, and, in a later phase, after what was trained before."""
 

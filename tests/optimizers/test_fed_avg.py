@@ -254,7 +254,10 @@ def test_a_round_that_all_are_left_out_of_is_skipped_and_ten_in_a_row_end_the_ru
     ("fields", "said"),
     [
         ({"sampler": rg.Sequential()}, r"^sampler: got Sequential\(\), but FedAvg .*write FedAvg\(..., sampler=Sequen"),
-        ({"mixture": rg.Mixture(ann=1, bob=1, sampler=rg.Sequential())}, r"^mixture.sampler: got Sequential\(\), but Fed"),
+        (
+            {"mixture": rg.Mixture(ann=1, bob=1, sampler=rg.Sequential())},
+            r"^mixture.sampler: got Sequential\(\), but Fed",
+        ),
         ({"mixture": rg.SkillIt(ann=1, bob=1, graph=[[1, 0], [0, 1]]), "evaluate": "1 steps"}, "learns nothing"),
     ],
 )

@@ -13,8 +13,8 @@ from regimes.core.errors import NonFinite
 from regimes.core.progress import Progress
 from regimes.core.randomness import Streams, kept
 from regimes.engine.buffers import Buffers
-from regimes.engine.distributed import World
 from regimes.engine.diagnose import refuse_randomness
+from regimes.engine.distributed import World
 from regimes.engine.evaluator import Evaluation, Evaluator
 from regimes.engine.forwards import Forward
 from regimes.engine.frames import Frame

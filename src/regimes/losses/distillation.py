@@ -200,12 +200,16 @@ def _fitting(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tenso
     shapes = {name: p.shape for name, p in model.named_parameters()}
     for name, shape in shapes.items():
         if name not in weights or weights[name].shape != shape:
-            raise DeclarationError(f"got weights that do not fit the model: '{name}' is missing or another", "loss.teacher")
+            raise DeclarationError(
+                f"got weights that do not fit the model: '{name}' is missing or another", "loss.teacher"
+            )
     # Those outside the state dict (masks, tables) may be the model's own.
     buffers, saved = dict(model.named_buffers()), model.state_dict(keep_vars=True)
     for name, own in buffers.items():
         if name in saved and name not in weights:
-            raise DeclarationError(f"got weights that do not fit the model: the buffer '{name}' is missing", "loss.teacher")
+            raise DeclarationError(
+                f"got weights that do not fit the model: the buffer '{name}' is missing", "loss.teacher"
+            )
         buffers[name] = weights.get(name, own).clone()
     given = {name: weights[name] for name in shapes} | buffers
     device = next(model.parameters()).device

@@ -52,8 +52,9 @@ def _phases(plan: Any) -> Table:
     for phase in plan.phases:
         about = "" if phase.exact else "~"
         took = "-" if phase.seconds is None else duration(phase.seconds)
+        trained = [si(phase.parameters).rstrip()] if several else []
         made.add_row(
-            phase.name, phase.budget, *([si(phase.parameters).rstrip()] if several else []), f"{about}{phase.steps:,}", f"{about}{phase.samples:,}",
+            phase.name, phase.budget, *trained, f"{about}{phase.steps:,}", f"{about}{phase.samples:,}",
             f"{about}{phase.tokens:,}", si(phase.flops, "FLOP"), took, f"{phase.validations}x",
         )  # fmt: skip
     return made

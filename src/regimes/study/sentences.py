@@ -170,7 +170,9 @@ def _diverged(facts: dict[str, Any]) -> dict[str, Any]:
     without = len(failures) - failed - diverged
     told = [f"{diverged} runs diverged, and count as the worst"] if diverged else []
     if without:
-        told.append(f"in {without} {facts['metric']} is not a number though the loss is finite; they count as the worst")
+        told.append(
+            f"in {without} {facts['metric']} is not a number though the loss is finite; they count as the worst"
+        )
     if failed:
         told.append(f"{failed} failed, and are no values")
     return _lamp("no divergence", not failures, "; ".join(told) or "no run diverged or failed", "#failures")

@@ -76,7 +76,9 @@ def weights(task: str) -> tuple[Any, ...]:
     """Return weights of a tiny task: of a finished run, of its raw ones, and a soup of two runs."""
     folders = [Path(_runs().name) / f"{task}-{seed}" for seed in range(2)]
     for seed, folder in enumerate(folders):
-        declared = Regime(optimizer=parse(PARTS["optimizer"]), batch_size=6, budget="3 steps", average=parse("EMA(0.9)"))
+        declared = Regime(
+            optimizer=parse(PARTS["optimizer"]), batch_size=6, budget="3 steps", average=parse("EMA(0.9)")
+        )
         run(tiny.workload(task), declared, seed, out=folder, progress=False)
     one, other = (repr(str(folder)) for folder in folders)
     texts = (f"FromRun({one})", f"FromRun({one}, 'raw')", f"Soup([FromRun({one}), FromRun({other})], [1.0, 3.0])")
