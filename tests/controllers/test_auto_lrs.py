@@ -194,3 +194,13 @@ REFUSED = [
 def test_refused_with_a_sentence(build, said):
     with pytest.raises(rg.DeclarationError, match=said):
         build()
+
+
+@pytest.mark.parametrize(("fraction", "steps"), [(1.0, 20), (0.2, 20), (1.28, 4)])
+def test_a_forecast_is_of_the_stages_end_however_long_the_trial_was(fraction, steps):
+    """A trial cut after 20 of 100 steps, one of 128 samples for 100: losses are that much further apart or closer."""
+    auto = rg.AutoLRS(1e-3, 1.0, "500 steps", "100 steps", tries=2, outliers=0.0)
+    end = TrialEnd(Progress(), [{"loss": 1.0 + 0.5 * 0.9**t} for t in range(steps)], fraction=fraction)
+    state = auto.absorb(auto.init(), end)
+    whole = fit_exponential(end.losses, 0.0)
+    assert state["forecasts"] == [whole(5 * steps / fraction)]

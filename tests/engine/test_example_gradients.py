@@ -75,6 +75,26 @@ def test_each_is_what_one_backward_of_its_own_gives():
             torch.testing.assert_close(rows[name][place], wanted, rtol=1e-12, atol=1e-14)
 
 
+class Unreached(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used, self.idle = net(), nn.Linear(4, 2).double()
+
+    def forward(self, x):
+        return self.used(x)
+
+
+def test_of_what_the_loss_does_not_reach_they_are_zero_for_every_example():
+    """A block that another loss trains: adaptive batches read one row of every parameter for each example."""
+    data = rg.Workload(model=Unreached, train=(X, Y), loss=nn.CrossEntropyLoss())
+    _, evaluate = evaluator(data, micro_batch=3)
+    rows = evaluate(examples=True).captured["example_gradients"]
+    assert torch.equal(rows["idle.weight"], torch.zeros(8, 2, 4).double())
+    assert torch.equal(rows["idle.bias"], torch.zeros(8, 2).double())
+    declared = rg.Regime(optimizer=rg.SGD(lr=0.1), batch_size=rg.AdaptiveBatch(3, 12), budget="4 steps")
+    assert rg.run(data, declared).steps == 4
+
+
 class Sees(Controller):
     """Keeps the trace of the examples' gradients that it was shown."""
 

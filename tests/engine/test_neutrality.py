@@ -226,3 +226,13 @@ def test_killed_and_resumed_with_probes_ends_in_the_same_records(work, tmp_path)
     assert (tmp_path / "broken" / "records.jsonl").read_bytes() == (tmp_path / "whole" / "records.jsonl").read_bytes()
     for one, other in zip(whole.model.parameters(), broken.model.parameters()):
         assert torch.equal(one, other)
+
+
+def test_a_result_says_that_a_probe_failed(work, tmp_path):
+    for out in (None, tmp_path / "run"):
+        found = rg.run(work, REGIMES["two phases"], probes=[Vandal(True, every="50%")], out=out)
+        steps = sum("probe_error" in row for row in found.records)
+        assert steps > 0
+        (note,) = found.notes
+        assert note.startswith(f"after {steps} steps a probe failed; first: probe ")
+        assert note.endswith("failed: RuntimeError: out of order; the run went on without it")

@@ -42,11 +42,11 @@ class Trying(Controller):
     at: int = fixed(3)
     edit: object = fixed(None)
     budget: str = fixed("4 steps")
-    start: str = fixed("here")
     address: str = fixed("")
     validate_end: bool = fixed(False)
     validate_begin: bool = fixed(False)
     past_end: bool = fixed(False)
+    skips: bool = fixed(False)
 
     def init(self):
         return {"end": None}
@@ -60,14 +60,15 @@ class Trying(Controller):
         address = (self.address,) if self.address else ()
         edit = {"": self.rate} if self.edit is None else dict(self.edit)
         return Trial(
-            edit, self.budget, self.start, address, self.validate_end, self.validate_begin, past_end=self.past_end
+            edit, self.budget, address, self.validate_end, self.validate_begin, past_end=self.past_end, skips=self.skips
         )
 
     def absorb(self, state, end):
-        norms = {name: float(w.norm()) for name, w in end.weights.items()}
+        norms = {name: float(w.double().norm()) for name, w in end.weights.items()}
         records, before = end.records, dict(end.before)
         return {
             "end": {"records": records, "failed": end.failed, "norms": norms, "step": end.at.step, "before": before}
+            | {"fraction": end.fraction}
         }
 
 
@@ -145,18 +146,6 @@ def test_a_schedule_put_in_has_the_trial_for_its_stretch():
     assert [r.knobs["optimizer.lr"] for r in trials(seen)] == pytest.approx([1.0, 0.75, 0.5, 0.25])
 
 
-def test_the_beginning_is_the_initial_weights_and_fresh_states():
-    _, seen = finished(regime(Trying(start="beginning", at=5)))
-    _, fresh = finished(regime(0.1, budget="1 steps"))
-    run = rg.Run(workload(), regime(0.1), 0)
-    for _ in range(5):
-        run.step()
-    run.model.load_state_dict(rg.Run(workload(), regime(0.1), 0).model.state_dict())
-    run.states["optimizer"] = run.phase.declaration.optimizer.init(run.parameters)
-    assert trials(seen)[0].loss == run.step().loss
-    assert len(fresh) == 1
-
-
 def test_validation_at_the_end_is_of_the_trials_weights():
     run, _ = finished(regime(Trying(validate_end=True)))
     rows = end_of(run)["records"]
@@ -165,25 +154,36 @@ def test_validation_at_the_end_is_of_the_trials_weights():
     for _ in range(7):
         plain.step()
     assert rows[-1]["val/loss"] == plain.validation.measure("val")["val/loss"]
-    norms = {name: float(w.norm()) for name, w in plain.parameters.items()}
-    assert end_of(run)["norms"] == norms
+    assert end_of(run)["norms"] == {n: float(w.double().norm()) for n, w in plain.model.state_dict().items()}
 
 
-@pytest.mark.parametrize("start", ["here", "beginning"])
-def test_validation_at_the_beginning_is_of_the_weights_that_it_starts_from(start):
-    run, seen = finished(regime(Trying(start=start, validate_begin=True), average=rg.EMA(0.5)))
+@pytest.mark.parametrize("judged", [{"average": rg.EMA(0.5)}, {"optimizer": rg.ScheduleFreeSGD(lr=0.1)}])
+def test_its_weights_are_the_whole_network_that_a_run_would_be_judged_by(judged):
+    """An averager's or a rule's evaluation weights, and the buffers, from the first step on to the trial's end."""
+    declared = regime(0.1, **judged)
+    rule = declared.phases[0].optimizer
+    trying = declared.but({"lr": Trying(at=0, budget="9 steps")})
+    alone = rg.run(workload(), declared.but({"optimizer": rule}))
+    run, _ = finished(trying)
+    wanted = {name: float(value.double().norm()) for name, value in alone.model.state_dict().items()}
+    assert end_of(run)["norms"] == wanted
+    assert {"1.running_mean", "1.num_batches_tracked"} < set(wanted)
+
+
+def test_validation_at_the_beginning_is_of_the_weights_that_it_starts_from():
+    run, seen = finished(regime(Trying(validate_begin=True), average=rg.EMA(0.5)))
     plain = rg.Run(workload(), regime(0.1, average=rg.EMA(0.5)), 0)
-    for _ in range(3 if start == "here" else 0):
+    for _ in range(3):
         plain.step()
     assert end_of(run)["before"] == plain.validation.measure("val")
-    without, _ = finished(regime(Trying(start=start), average=rg.EMA(0.5)))
+    without, _ = finished(regime(Trying(), average=rg.EMA(0.5)))
     assert end_of(without)["before"] == {}
     assert run.work.side_flops > without.work.side_flops
-    assert [r.loss for r in seen] == [r.loss for r in finished(regime(Trying(start=start), average=rg.EMA(0.5)))[1]]
+    assert [r.loss for r in seen] == [r.loss for r in finished(regime(Trying(), average=rg.EMA(0.5)))[1]]
 
 
 def test_resume_after_validation_at_the_beginning_is_bitwise():
-    lr = Trying(validate_begin=True, start="beginning")
+    lr = Trying(validate_begin=True)
     found = resume_chain(lambda: rg.Run(workload(), regime(lr), 0), 9)
     assert not found, found
 
@@ -194,6 +194,33 @@ def test_a_step_that_is_not_finite_ends_the_trial_and_nothing_else():
     assert len(trials(seen)) < 6
     plain, _ = finished(regime(0.1))
     assert all(torch.equal(a, b) for a, b in zip(run.model.state_dict().values(), plain.model.state_dict().values()))
+
+
+@pytest.mark.parametrize("give_up", [1, 3])
+def test_a_trial_that_skips_goes_on_until_a_run_would_give_up(give_up):
+    """One bad example in the trial's stretch: by default its step ends the trial; a whole training skips it."""
+    bad = int(rg.Run(workload(), regime(0.1), 0).frame.plans[0].indices[0])
+    for skips in (False, True):
+        run = rg.Run(workload(nan_at=bad), regime(Trying(at=0, budget="5 steps", skips=skips)), 0, give_up=give_up)
+        rows = []
+        while run.frame.trial is not None or not rows:
+            rows.append(run.step().signals)
+        whole = skips and give_up > 1
+        assert (len(rows), "skipped" in rows[0]) == (5 if whole else 1, True)
+        assert (end_of(run)["failed"], end_of(run)["fraction"]) == ((None, 1.0) if whole else ("loss", 0.2))
+
+
+def test_how_much_of_its_budget_it_used():
+    found = {}
+    for budget, at, past_end in (("6 steps", 7, False), ("6 steps", 7, True), ("20 samples", 0, False)):
+        lr = Trying(budget=budget, at=at, past_end=past_end)
+        found[budget, past_end] = end_of(finished(regime(lr))[0])["fraction"]
+    assert found == {("6 steps", False): 1 / 3, ("6 steps", True): 1.0, ("20 samples", False): 3 / 2.5}
+
+
+def test_a_trial_longer_than_its_phase_is_refused_before_anything_is_spent():
+    with pytest.raises(rg.DeclarationError, match=r"a trial of optimizer\.lr\.budget: got '100 steps'; .*'9 steps'"):
+        rg.Run(workload(), regime(rg.RangeTest(1e-3, 1.0)), 0)
 
 
 def test_a_trial_ends_with_the_phase_or_goes_on_past_its_end():

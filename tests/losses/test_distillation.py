@@ -9,6 +9,7 @@ from torch import nn
 import regimes as rg
 from regimes.engine.evaluator import Evaluator
 from regimes.testing.resume import resume_chain
+from regimes.workloads.models import MLP
 
 N = 12
 G = torch.Generator().manual_seed(0)
@@ -163,6 +164,73 @@ def test_its_own_teacher_begins_with_fresh_states_where_the_student_carries_its(
     assert steps[10:] == [("two", True, 3), *(("two", False, n) for n in range(4, 12))]
 
 
+class Spying(rg.Distillation):
+    """Keeps what it was told of the teacher, and what the teacher said to which inputs."""
+
+    said = []
+
+    def _said(self, state, model, args, kwargs):
+        found = super()._said(state, model, args, kwargs)
+        self.said.append((args[0].clone(), found.clone()))
+        return found
+
+
+def normed():
+    return nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 4))
+
+
+@pytest.mark.exact("Distillation")
+@pytest.mark.parametrize("fields", [{}, {"average": rg.EMA(0.5)}, {"optimizer": rg.ScheduleFreeSGD(lr=0.5)}])
+def test_its_own_teacher_says_what_the_run_alone_would_be_judged_by(fields):
+    """Running statistics, averages and a rule's evaluation weights belong to the teacher, from the first step to the last."""
+    data = rg.Workload(model=normed, train=(X * 3 + 5, LABELS), loss=nn.CrossEntropyLoss())
+    alone = rg.run(data, BASE.but(**fields), 3).model
+    Spying.said.clear()
+    run = rg.Run(data, BASE.but(loss=Spying("self", 0.3), **fields), 3)
+    list(run)
+    assert len(Spying.said) >= 8
+    for inputs, said in Spying.said:
+        with torch.no_grad():
+            assert torch.equal(alone(inputs), said)
+
+
+@pytest.mark.exact("Distillation")
+@pytest.mark.parametrize(
+    "transform", [rg.LowRankInit("layers.0.weight", rank=2), rg.GrowWidth(32), rg.Upcycle("layers.1", experts=2)]
+)
+def test_its_own_teacher_begins_where_the_phase_does(transform):
+    """After the transforms of the phase, and, in a later phase, after what was trained before."""
+
+    def regime(loss):
+        phases = [rg.Phase("a", budget="4 steps"), rg.Phase("b", budget="4 steps", on_entry=[transform], loss=loss)]
+        return rg.Regime(optimizer=rg.SGD(lr=0.2), batch_size=8, loss=rg.Distillation(None), phases=phases)
+
+    data = rg.Workload(model=lambda: MLP((3, 16, 16, 4)), train=(X, LABELS), loss=nn.CrossEntropyLoss())
+    plain = rg.run(data, regime(rg.Distillation(None)), 3)
+    run = rg.Run(data, regime(rg.Distillation("self", 0.3)), 3)
+    losses = [record.loss for record in run]
+    assert losses[:8] == [row["loss"] for row in plain.records]
+    for name, value in plain.model.state_dict().items():
+        assert torch.equal(run.states["loss"]["teacher"][name], value), name
+
+
+def test_a_step_of_the_teacher_that_is_not_finite_is_skipped_as_a_runs_is():
+    x = X.clone()
+    x[5] = float("inf")
+    data = rg.Workload(model=net, train=(x, LABELS), loss=nn.CrossEntropyLoss())
+    run = rg.Run(data, BASE.but(loss=rg.Distillation("self", 0.3)), 3)
+    teacher = [record.signals for _, record in zip(range(8), run)]
+    assert [sum(key in row for row in teacher) for key in ("trial", "skipped")] == [8, 3]
+    assert run.states["loss"]["teacher"]
+
+
+def test_a_teacher_without_the_models_running_statistics_is_refused():
+    model = normed()
+    state = {"teacher": dict(model.named_parameters())}
+    with pytest.raises(rg.DeclarationError, match="teacher: .*the buffer '1.running_mean' is missing"):
+        rg.Distillation("self", 0.5).units(state, model, (X, LABELS))
+
+
 def test_resume_in_the_middle_of_the_teachers_training():
     found = resume_chain(lambda: rg.Run(work(), BASE.but(loss=rg.Distillation("self", 0.3)), 1), 16)
     assert found == []
@@ -223,4 +291,4 @@ def test_a_scoring_pass_uses_the_share_of_now():
 
 def test_a_teacher_that_diverges_ends_the_run():
     with pytest.raises(rg.RunFailed, match="the teacher's training ended with"):
-        rg.run(work(), BASE.but(loss=rg.Distillation("self", 0.3), optimizer=rg.SGD(lr=1e30)), 0)
+        rg.run(work(), BASE.but(loss=rg.Distillation("self", 0.3), optimizer=rg.SGD(lr=1e30), budget="20 steps"), 0)

@@ -206,7 +206,7 @@ def test_refusals():
         rg.NoProp()(nn.Linear(INPUTS, CLASSES), data())
     model = made()
     model.forward = lambda x, z: (torch.zeros(len(x), CLASSES), torch.zeros(len(x), CLASSES))
-    with pytest.raises(rg.UserCodeError, match=r"gave logits of shape \(48, 3\); allowed: \(4, 48, 3\)"):
+    with pytest.raises(rg.DeclarationError, match=r"gave logits of shape \(48, 3\); allowed: \(4, 48, 3\)"):
         rg.NoProp()(model, data())
     with pytest.raises(rg.DeclarationError, match="is not separable"):
         trained(micro_batch="auto")

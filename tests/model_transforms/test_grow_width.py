@@ -296,7 +296,7 @@ class Other(Own):
             lambda: list(
                 Run(tiny.workload("transformer"), two(carry=("model", "average")).but({"*.average": rg.EMA(0.9)}), 0)
             ),
-            "carry: state of shape .* cannot be carried",
+            "carry: got 'average', but EMA keeps weights, which GrowWidth",
         ),
     ],
 )

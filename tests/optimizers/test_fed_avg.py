@@ -127,10 +127,11 @@ def test_a_round_shows_the_loss_at_its_beginning_and_asks_for_no_gradient():
 def test_a_client_that_breaks_off_is_left_out():
     x = X.clone()
     x[22] = float("nan")
-    run, model, records = finished(workload(x=x), regime(budget="1 steps", sampler=rg.Sequential()))
+    run, model, records = finished(workload(x=x), regime(budget="1 steps"))
     rounds, clients = split(records)
     assert (len(rounds), "skipped" in rounds[0].signals) == (1, False)
     assert sum("skipped" in r.signals for r in clients) == 1
+    assert rounds[0].signals["clients_left_out"] == 1
     models = [client_by_hand(model, name, 0, 0.3) for name in ("ann", "cid")]
     assert_equal_weights(run, averaged(models, [20, 20]))
 
@@ -148,11 +149,11 @@ def test_resume_in_the_middle_of_a_client_is_bitwise():
 
 
 def test_in_a_trial_of_another_a_step_is_the_clients_rule():
-    scoring = rg.CyclicalCurriculum(scoring="3 steps")
+    teacher = rg.Distillation("self", 0.5)
     one = {"all": slice(0, 47)}
-    _, _, records = finished(workload(one), regime(rg.FedAvg(rg.SGD(lr=0.3), "2 steps"), sampler=scoring))
-    _, _, plain = finished(workload(one), regime(rg.SGD(lr=0.3), sampler=scoring))
-    ours, theirs = ([r.loss for r in found if r.signals.get("trial") == "sampler"] for found in (records, plain))
+    _, _, records = finished(workload(one), regime(rg.FedAvg(rg.SGD(lr=0.3), "2 steps"), loss=teacher))
+    _, _, plain = finished(workload(one), regime(rg.SGD(lr=0.3), loss=teacher))
+    ours, theirs = ([r.loss for r in found if r.signals.get("trial") == "loss"] for found in (records, plain))
     assert len(ours) == 3
     assert ours == theirs
 
@@ -201,3 +202,65 @@ def test_ranking_is_charged_and_resumes():
     steps = len(PARTS) * 2 * ROUNDS
     assert ranked.work.side_flops > plain.work.side_flops * (steps * 2 // 3) / steps
     assert resume_chain(lambda: rg.Run(workload(), regime(rule), SEED), 14) == []
+
+
+@pytest.mark.exact("FedAvg")
+def test_running_statistics_are_averaged_as_weights_are_and_counters_are_the_first_clients():
+    def work(parts):
+        return rg.Workload(
+            model=lambda: nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)).double(),
+            train={name: (X[rows], Y[rows]) for name, rows in parts.items()},
+            loss=nn.CrossEntropyLoss(),
+        )
+
+    def ended(parts):
+        rule = rg.FedAvg(rg.SGD(lr=0.3, momentum=0.9), "2 epochs")
+        run, first, _ = finished(work(parts), regime(rule, budget="1 steps"))
+        return dict(run.model.named_buffers()), dict(first.named_buffers())
+
+    whole, first = ended(PARTS)
+    alone = [ended({name: rows})[0] for name, rows in PARTS.items()]
+    for key in ("1.running_mean", "1.running_var"):
+        wanted = sum(n * one[key] for n, one in zip((20, 7, 20), alone)) / 47
+        torch.testing.assert_close(whole[key], wanted, rtol=1e-12, atol=1e-13)
+        assert not torch.equal(whole[key], first[key])
+    assert whole["1.num_batches_tracked"] == alone[0]["1.num_batches_tracked"] == 10
+
+
+def test_what_comes_in_is_what_a_client_has_trained_and_rounds_are_averaged():
+    run, model, _ = finished(workload(), regime(average=rg.EMA(0.5), budget="1 steps"))
+    models = [client_by_hand(model, name, 0, 0.3) for name in PARTS]
+    assert_equal_weights(run, averaged(models, [20, 7, 20]))
+    assert run.states["average"]["count"] == 1
+
+
+def test_a_round_that_all_are_left_out_of_is_skipped_and_ten_in_a_row_end_the_run():
+    diverging = regime(rg.FedAvg(rg.SGD(lr=1e30), "4 steps"), budget="30 steps")
+    work = rg.Workload(
+        model=lambda: nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)),
+        train={name: (X[rows].float(), Y[rows]) for name, rows in PARTS.items()},
+        loss=nn.CrossEntropyLoss(),
+    )
+    run = rg.Run(work, diverging, SEED)
+    before, rounds = copy.deepcopy(run.model.state_dict()), []
+    with pytest.raises(rg.RunFailed, match="10 steps in a row were not finite"):
+        rounds.extend(r for r in run if "trial" not in r.signals)
+    assert [r.signals["skipped"] for r in rounds] == ["training: that of every client"] * 9
+    assert run.states["optimizer"]["round"] == 10  # every one with clients of its own
+    assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"sampler": rg.Sequential()}, r"^sampler: got Sequential\(\), but FedAvg .*write FedAvg\(..., sampler=Sequen"),
+        (
+            {"mixture": rg.Mixture(ann=1, bob=1, sampler=rg.Sequential())},
+            r"^mixture.sampler: got Sequential\(\), but Fed",
+        ),
+        ({"mixture": rg.SkillIt(ann=1, bob=1, graph=[[1, 0], [0, 1]]), "evaluate": "1 steps"}, "learns nothing"),
+    ],
+)
+def test_an_order_of_the_data_that_no_client_would_follow_is_refused(fields, said):
+    with pytest.raises(rg.DeclarationError, match=said):
+        rg.Run(workload(), regime(**fields), 0)

@@ -159,6 +159,27 @@ def test_the_first_batch_is_drawn_anew_once_the_scores_are_known():
     assert scores[members].mean() < scores.mean()
 
 
+def test_a_scoring_run_skips_what_is_not_finite_and_such_an_example_is_the_hardest():
+    x = X.clone()
+    x[5, 0] = float("inf")
+    data = rg.Workload(model=lambda: nn.Linear(4, 2), train=(x, Y), loss=nn.CrossEntropyLoss())
+    declared = rg.Regime(optimizer=rg.SGD(lr=0.3), batch_size=5, budget="30 steps", sampler=rg.CyclicalCurriculum())
+    run = Run(data, declared, seed=3)
+    scoring = [run.step().signals for _ in range(30)]
+    assert all("trial" in row for row in scoring)
+    assert 0 < sum("skipped" in row for row in scoring) < 10
+    scores = run.states["sampler"]["scores"]
+    assert torch.isinf(scores).nonzero().flatten().tolist() == [5]
+
+
+def test_a_scoring_run_that_diverges_ends_the_run():
+    declared = rg.Regime(optimizer=rg.SGD(lr=1e30), batch_size=5, budget="30 steps", sampler=rg.CyclicalCurriculum())
+    relu = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    run = Run(rg.Workload(model=relu, train=(X, Y), loss=nn.CrossEntropyLoss()), declared, seed=3)
+    with pytest.raises(rg.RunFailed, match="the scoring run ended with: loss; lower its learning rate"):
+        list(run)
+
+
 def test_refused_with_a_sentence():
     with pytest.raises(rg.DeclarationError, match=r"end_share: got 0.2; allowed: from start_share \(0.5\) on"):
         rg.CyclicalCurriculum(0.5, 0.2)

@@ -279,3 +279,21 @@ def test_an_arm_of_which_a_trial_failed_is_not_judged():
     assert not any(row["diverged"] for row in tuning["trials"])
     with pytest.raises(RegimesError, match="a tuning trial of arm 'a' failed"):
         choose(part.trials, asked)
+
+
+def test_a_metric_that_is_no_number_beside_a_finite_loss_is_not_called_divergence():
+    asked = design()
+    asked.metric = "val/odd"
+    odd = arm("a", np.full(8, 0.3), **{"val/odd": without(BASE, 3)})
+    lost = arm("b", without(BASE, 1), **{"val/odd": without(BASE, 1)})
+    facts = judged(asked, base=arm("base", np.full(8, 0.3), **{"val/odd": BASE}), a=odd, b=lost)
+    assert [(one["diverged"], one["not_a_number"]) for one in facts["arms"]] == [(0, 0), (0, 1), (1, 0)]
+    assert "val/odd is not a number in 1 of a, though the loss is finite; they count as worst" in facts["sentence"]
+    assert "of 8 runs each, 1 of b diverged" in facts["sentence"]
+    assert [f["what"] for one in facts["arms"] for f in one["failures"]] == [
+        "val/odd is not a number, though the loss is finite", "the metric is not finite",
+    ]  # fmt: skip
+    assert lamp(facts, "no divergence")["text"] == (
+        "1 runs diverged, and count as the worst; in 1 val/odd is not a number though the loss is finite; they count as "
+        "the worst"
+    )

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from regimes.study import files
 from regimes.study.check import check
 from regimes.study.plan import plan, plan_comparison
 from regimes.study.problems import FileErrors
+from regimes.workloads.models import MLP
 
 
 def net():
@@ -169,8 +171,8 @@ def test_what_a_later_phase_refuses_is_refused():
 def test_printed_and_as_data():
     found = plan(work(), REGIMES["phases"])
     text = str(found)
-    assert re.search(r"^ *one +120 samples +15 +120 +120 ", text, re.MULTILINE), text
-    assert re.search(r"^ *two +80 samples +20 +80 +80 ", text, re.MULTILINE), text
+    assert re.search(r"^ *one +120 samples +83 +15 +120 +120 ", text, re.MULTILINE), text
+    assert re.search(r"^ *two +80 samples +83 +20 +80 +80 ", text, re.MULTILINE), text
     assert "two.optimizer.lr = Cosine(0.1, warmup='20%')" in text
     assert "start 0, peak 0.1, end 0" in text
     assert sum("⠀" <= letter <= "⣿" for letter in text) == 2 * 3 * 32
@@ -178,6 +180,51 @@ def test_printed_and_as_data():
     assert (facts["steps"], facts["phases"][1]["steps"]) == (35, 20)
     assert facts["regime"] == repr(REGIMES["phases"])
     assert "(--no-time)" in str(plan(work(), REGIMES["steps"], time=False))
+
+
+EXAMPLES = sorted((Path(__file__).parent.parent.parent / "examples" / "regimes").glob("*.yaml"))
+#: Federated clients, whole trainings, stages of trials, a sampler's lengths, a model that grows on a budget of work.
+QUICK = ("auto_lrs", "cyclical_curriculum", "distillation", "fed_avg", "grow_width", "masked_words", "mezo", "skill_it")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(f, marks=() if f.stem in QUICK else pytest.mark.slow, id=f.stem) for f in EXAMPLES],
+)
+def test_a_plan_is_within_a_tenth_of_what_a_run_takes_or_says_what_it_cannot_count(file):
+    found = files.read(file)
+    planned, done = plan(found.workload, found.regime, time=False), rg.run(found.workload, found.regime)
+    counted = {
+        "samples": (sum(p.samples + p.trial_samples for p in planned.phases), done.work.samples),
+        "trial steps": (sum(p.trial_steps for p in planned.phases), len(done.trial_records)),
+        "tokens": (sum(p.tokens for p in planned.phases), done.tokens),
+        "steps": (planned.steps, done.steps),
+        "flops": (planned.flops, done.work.spent),
+    }
+    if any("batch size" in note and "steps and work are counted as if" in note for note in planned.notes):
+        del counted["steps"], counted["flops"]
+    off = {name: pair for name, pair in counted.items() if abs(pair[0] - pair[1]) > 0.1 * pair[1]}
+    assert not off
+    assert set(counted) > {"samples", "tokens"}
+
+
+def test_a_later_phases_parameters_and_those_trained_in_it_are_its_own():
+    grown = rg.Regime(
+        optimizer=rg.SGD(lr=0.1), batch_size=8, budget="20 steps",
+        phases=[rg.Phase("small", budget="50%"), rg.Phase("large", budget="50%", on_entry=[rg.GrowWidth(16)])],
+    )  # fmt: skip
+    made = rg.Workload(model=lambda: MLP((6, 8, 8, 3)), train=data(), val=data(20, 1), loss=nn.CrossEntropyLoss())
+    small, large = plan(made, grown, time=False).phases
+    assert (small.parameters, large.parameters) == (56 + 72 + 27, 112 + 272 + 51)
+    assert large.flops > 2 * small.flops
+
+
+def test_needed_validation_is_counted_by_its_cadence_and_given_weights_are_charged(tmp_path):
+    declared = REGIMES["steps"].but({"lr": rg.Plateau() * 0.1, "evaluate": "4 steps"})
+    done = rg.run(work(), declared, out=tmp_path / "first")
+    assert plan(work(), declared, time=False).flops == pytest.approx(done.work.spent)
+    after = REGIMES["steps"].but({"on_entry": [rg.StartFrom(rg.FromRun(str(tmp_path / "first")))]})
+    assert plan(work(), after, time=False).flops == pytest.approx(rg.run(work(), after).work.spent)
 
 
 # -- comparisons and checks ----------------------------------------------------------------------------------------

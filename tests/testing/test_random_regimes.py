@@ -1,5 +1,6 @@
 """Whole regimes drawn from the registry: each prints itself back, runs and resumes bitwise, or is refused with a sentence."""
 
+import contextlib
 import random
 import warnings
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from regimes.core.errors import DeclarationError
 from regimes.testing.conformance.tiny import one_thread
-from regimes.testing.random_regimes import check, draw
+from regimes.testing.random_regimes import check, components, draw
 
 
 def verdict(number):
@@ -56,9 +57,36 @@ def test_a_lost_state_is_seen(monkeypatch):
         list(map(verdict, range(40)))
 
 
+#: Components that stand only on models, data or weights of their own.
+PARTICULAR = (
+    "SkillIt", "GrowWidth", "GrowDepth", "Upcycle", "StartFrom", "FromRun", "Soup", "LoadBalance", "PolicyGradient",
+    "HybridPostTraining", "NoProp",
+)  # fmt: skip
+
+
+def test_what_needs_a_model_or_data_of_its_own_is_drawn():
+    drawn = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number in range(600):
+            with contextlib.suppress(DeclarationError):
+                drawn.append(draw(random.Random(number)).regime)
+    assert components(drawn).keys() >= set(PARTICULAR)
+
+
 @pytest.mark.slow
-def test_ten_thousand():
+def test_ten_thousand(monkeypatch):
+    accepted, whole = [], check
+
+    def noted(drawn, rng):
+        said = whole(drawn, rng)
+        accepted.extend([drawn.regime] if said in ("accepted", "diverged") else [])
+        return said
+
+    monkeypatch.setitem(globals(), "check", noted)
     found = [verdict(number) for number in range(10_000)]
     refused = [said for said in found if said not in ("accepted", "diverged")]
     assert all(map(a_sentence, refused))
     print(f"accepted {found.count('accepted')}, diverged {found.count('diverged')}, refused {len(refused)}")
+    print(components(accepted))
+    assert components(accepted).keys() >= set(PARTICULAR)

@@ -208,7 +208,9 @@ class AutoLRS(Controller):
             return None
         if len(losses) < 3:
             return losses[-1]
-        return fit_exponential(losses, self.outliers)(len(losses) * self.stage.value / self.trial.value)
+        # How many losses a stage would give: the phase may have cut the trial, its last step may have gone beyond it.
+        steps = len(losses) / end.fraction * self.stage.value / self.trial.value
+        return fit_exponential(losses, self.outliers)(steps)
 
     def _candidate(self, rates: list[float], forecasts: list[float | None]) -> float:
         """The rate of least lower confidence bound, not yet tried."""

@@ -195,6 +195,9 @@ class Stateful(Component):
 
     #: Signals from `regimes.core.signals` that `observe` reads.
     needs: ClassVar[tuple[str, ...]] = ()
+    #: Keys of its state's ``slots`` that hold weights, "*" where a slot is nothing else: a change of the model's values
+    #: would leave them behind.
+    weight_slots: ClassVar[tuple[str, ...]] = ()
     #: True where replicas may be stacked (same formula for a leading axis).
     stackable: ClassVar[bool] = False
 
@@ -253,6 +256,13 @@ class Stateful(Component):
     def all_needs(self) -> frozenset[str]:
         """Signals needed by this component and its parts."""
         return frozenset(self.needs).union(*(part.all_needs() for _, part in self.parts()))
+
+
+def keeper_of_weights(component: Stateful) -> Stateful | None:
+    """The component itself, or the first of its parts, whose state holds weights; None where none does."""
+    if component.weight_slots:
+        return component
+    return next((found for _, part in component.parts() if (found := keeper_of_weights(part))), None)
 
 
 def observes(component: Stateful) -> bool:

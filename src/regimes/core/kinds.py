@@ -481,7 +481,7 @@ class Optimizer(Stateful):
     single_evaluation: ClassVar[bool] = True
     #: Whether a step asks for gradients; a rule that does not leaves gradient transforms and gradient signals idle.
     uses_gradients: ClassVar[bool] = True
-    #: Whether it treats the sources of the data apart: each is a client.
+    #: Whether it treats the sources of the data apart, each a client, drawn in an order of the rule's own `sampler`.
     source_by_source: ClassVar[bool] = False
 
     def init(self, parameters: Mapping[str, Tensor]) -> State:
@@ -516,6 +516,7 @@ class Averager(Stateful):
 
     kind = "averager"
     needs = ("weights",)
+    weight_slots = ("*",)
 
     def init(self, parameters: Mapping[str, Tensor]) -> State:
         """Return the memory before training."""
@@ -552,10 +553,15 @@ class ModelTransform(Stateful):
     """Changes the model on entering a phase, in two functions: structure (replayed) and values (once)."""
 
     kind = "model_transform"
+    #: Whether every parameter that has an old name (`TransformResult.names`) begins with its old values.
+    keeps_values: ClassVar[bool] = False
 
     def structure(self, model: nn.Module) -> nn.Module:
         """Return the model with its new structure: a pure function of the declaration, replayed on resume."""
         return model
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse a model of its new structure that `fill` could not fill; asked before anything is spent."""
 
     def fill(self, model: nn.Module, before: nn.Module, batches: Any, streams: Streams) -> TransformResult:
         """Write values into the new model once, and map parameter names."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from regimes.core.duration import Duration
-from regimes.core.errors import DeclarationError, show
 from regimes.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -18,6 +17,9 @@ if TYPE_CHECKING:
 class Trial:
     """A few steps of training under an edited declaration, after which everything but work is as before.
 
+    It starts from the present weights and states. What wants those with which the phase begins, transforms made and states
+    carried, proposes it before the phase's first step.
+
     Parameters
     ----------
     edit : mapping of str to value
@@ -25,16 +27,15 @@ class Trial:
         a controller replaces by a schedule: a number cannot stand for it in a product), or, with a leading ``/``, below
         the phase. A schedule put in here has the trial for its stretch.
     budget : Duration
-        How long; it ends earlier with the phase (but see `past_end`), and at the first step that is not finite.
-    start : "here" or "beginning"
-        From the present weights and states, or from the run's initial weights and fresh states.
+        How long; no longer than the phase, with which it ends earlier (but see `past_end`), as it does at the first step
+        that is not finite (but see `skips`).
     address : tuple of str or int
         Where the trial's random streams lie below the phase's; empty: the very streams that the phase itself would
         use, so that trials see the same batches and masks as the steps that follow.
     validate : bool
         Whether validation is measured at the end (work that counts).
     validate_before : bool
-        Whether it is measured at the beginning, too: of the initial weights, where it starts from them.
+        Whether it is measured at the beginning, too.
     score : bool
         Whether the loss of every training example that the phase draws from is measured at the end, in evaluation mode
         (work that counts). With a budget of nothing and no edit that is all: a *look* at the present weights, which a
@@ -42,6 +43,9 @@ class Trial:
     past_end : bool
         Whether it goes on where the phase ends before its budget does: work of the phase, not a look at what follows.
         A schedule put in is then held from the phase's end on.
+    skips : bool
+        Whether a step that is not finite is skipped as the run skips it, so many in a row as make a run give up ending
+        the trial: for a whole training, whose weights or scores are wanted. Otherwise the first one ends it.
     owner : tuple of str
         Names of the parts on the way from the slot to the component; filled in by wrappers.
 
@@ -53,23 +57,21 @@ class Trial:
 
     edit: Mapping[str, Any]
     budget: Duration
-    start: Literal["here", "beginning"] = "here"
     address: tuple[str | int, ...] = ()
     validate: bool = False
     validate_before: bool = False
     score: bool = False
     past_end: bool = False
+    skips: bool = False
     owner: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budget", Duration.parse(self.budget))
-        if self.start not in ("here", "beginning"):
-            raise DeclarationError(f"got {show(self.start)}; allowed: 'here' or 'beginning'", "start")
 
     @property
     def look(self) -> bool:
         """Whether nothing is trained: the present weights are scored."""
-        return self.score and not self.edit and self.budget.value == 0 and self.start == "here"
+        return self.score and not self.edit and self.budget.value == 0
 
     def within(self, name: str) -> Trial:
         """The trial as the holder of the proposing part proposes it."""
@@ -88,15 +90,19 @@ class TrialEnd:
         One a step: ``fraction`` of the trial before it, its ``knobs``, and its signals (``loss``, or ``skipped``);
         the last one holds the validation, where it was asked for.
     failed : str or None
-        Why it ended early: a step was not finite.
+        Why it ended early: a step was not finite, or too many in a row where they are skipped.
     weights : mapping of str to Tensor
-        Evaluation weights at its end, by parameter name; of frozen parameters what they are.
+        The whole network at its end, as `Weights.load` gives that of a run: the weights that a run would be judged by
+        (averaged, where the phase has an averager), those of frozen parameters, and the buffers; tied ones once.
     owner : tuple of str
         As in `Trial`.
     scores : mapping of str to Tensor
         By source, the loss of every training example, shape (n,), float64; empty where nobody asked.
     before : mapping of str to float
         Validation at its beginning, ``val/loss`` and so on; empty where nobody asked.
+    fraction : float
+        Share of its budget that it used: below 1 where the phase or a step that was not finite ended it, above where
+        its last step went beyond.
     """
 
     at: Progress
@@ -106,6 +112,7 @@ class TrialEnd:
     owner: tuple[str, ...] = ()
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     before: Mapping[str, float] = field(default_factory=dict)
+    fraction: float = 1.0
 
     def inside(self) -> TrialEnd:
         """The end as the part that proposed it sees it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from regimes.core.fields import Spec
 from regimes.core.kinds import Controller, Schedule, SourceView, Span
 from regimes.core.progress import Progress
 from regimes.core.regime import DATA_SLOTS, Phase, Regime
+from regimes.core.registry import REGISTRY
 
 #: Points at which a schedule's whole table is checked, 1 included.
 TABLE = np.linspace(0.0, 1.0, 1025)
@@ -121,6 +122,7 @@ class CompiledPhase:
         self.watching = [_place(name) for name, part in self.parts() if name != "average" and observes(part)]
         self.needs = frozenset(signals.check(name) for name in self._needs())
         self._refuse_idle()
+        self._refuse_unread_order()
 
     def _bind(self) -> None:
         span = self.length.span()
@@ -195,6 +197,26 @@ class CompiledPhase:
                 f"got {show(micro)}, but 'micro_batch_gradient_norms' needs two micro-batches or more; allowed: a number "
                 f"below the batch size ({self._least_batch():g} at its smallest)",
                 "micro_batch",
+            )
+
+    def _refuse_unread_order(self) -> None:
+        """Refuse an order of the data beside a rule that draws each source in an order of its own."""
+        phase = self.declaration
+        if not phase.optimizer.source_by_source:
+            return
+        rule, mixture = type(phase.optimizer).__name__, cast(Any, phase.mixture)
+        sampler = phase.sampler if mixture is None else mixture.sampler
+        if sampler is not None and sampler != REGISTRY.default("sampler")():
+            raise DeclarationError(
+                f"got {show(sampler)}, but {rule} draws every source in an order of its own; write "
+                f"{rule}(..., sampler={show(sampler)})",
+                "sampler" if mixture is None else "mixture.sampler",
+            )
+        if mixture is not None and mixture.all_needs():
+            raise DeclarationError(
+                f"got {show(mixture)}, but {rule} takes every source it names as a client, whatever its share; allowed: "
+                "a mixture that learns nothing",
+                "mixture",
             )
 
     def _least_batch(self) -> float:

@@ -308,6 +308,8 @@ class Evaluator:
         self._book(parts)
         scored = [part.kept for part in parts if part.kept]
         units = units_of(self.plan, scored)
+        if units.weights is not None and not bool((units.weights > 0).any()):
+            raise NonFinite("loss: every unit of the batch has weight 0")
         chosen = self.live.selector.select(self.run.states["selector"], units)
         diagnose.check_selection(self.live.selector, chosen, units.values)
         self._selected = list(chosen.to(units.values.dtype).split([len(losses.values) for losses, _ in scored]))

@@ -63,8 +63,6 @@ def _batchable() -> contextlib.AbstractContextManager[Any]:
 
 
 def _batched(values: Tensor, rows: Tensor, leaves: list[Tensor]) -> list[Tensor]:
-    return list(
-        torch.autograd.grad(
-            values, leaves, rows, retain_graph=True, allow_unused=True, materialize_grads=True, is_grads_batched=True
-        )
-    )
+    found = torch.autograd.grad(values, leaves, rows, retain_graph=True, allow_unused=True, is_grads_batched=True)
+    # torch's own zeros for what the loss does not reach have no axis of examples.
+    return [leaf.new_zeros(len(rows), *leaf.shape) if g is None else g for g, leaf in zip(found, leaves)]

@@ -60,6 +60,10 @@ class RunResult:
         if average is not None and weights != "averaged":
             self.notes.append(f"{average!r} took no weights in the last phase: the trained ones were judged")
 
+        failing = [row["probe_error"] for row in self.records if "probe_error" in row]
+        if failing:
+            self.notes.append(f"after {len(failing)} steps a probe failed; first: {failing[0]}")
+
     @classmethod
     def of(cls, run: Run, kept: list[Any], folder: Folder | None, seconds: float, notes: list[str]) -> RunResult:
         """Build the result of a run that has just ended, or that was finished before."""

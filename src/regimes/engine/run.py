@@ -112,6 +112,13 @@ class Run:
     def _address(self) -> tuple[str | int, ...]:
         return (*self.frame.prefix, self.phase.name)
 
+    def next_phase(self) -> None:
+        """Enter the phase after this one."""
+        self.frame.next_phase()
+        self._note_frame()
+        self.work.before_phase = self.work.spent
+        self.enter(first=False)
+
     def enter(self, first: bool = False) -> None:
         """Enter the frame's phase: transforms, states, groups, the first plans."""
         phase, old = self.phase, self.states
@@ -130,7 +137,7 @@ class Run:
             self.seams.append({"phase": phase.name, "step": self.frame.step, **said})
         if first or "cursor" not in carry:
             self.frame.cursor = seam.fresh_cursor(self, phase, self.streams.prefix)
-        self._locate()
+        self.locate()
         self._fill_queue()
         distributed.check(self)
         if phase.declaration.micro_batch == "auto":
@@ -194,7 +201,7 @@ class Run:
     def settle(self) -> None:
         """After a step: end the phase or draw the next plan; give up after too many skipped steps."""
         frame, length = self.frame, self.phase.length
-        if frame.skipped_in_a_row >= self.give_up:
+        if frame.skipped_in_a_row >= self.give_up and frame.trial is None:  # a trial ends, and nothing else
             raise RunFailed(
                 f"{frame.skipped_in_a_row} steps in a row were not finite, the last at step {frame.step - 1} of phase "
                 f"'{self.phase.name}'; lower the learning rate or look at the examples named in the records"
@@ -206,7 +213,7 @@ class Run:
                 "give it in steps, samples or tokens",
                 "budget",
             )
-        self._locate()
+        self.locate()
         if frame.trial is not None:
             if not trials.over(self):
                 self._fill_queue()
@@ -215,16 +222,13 @@ class Run:
         elif frame.phase + 1 < len(self.phases):
             if "averaged" in self.phases[frame.phase + 1].declaration.carry:
                 self._write(self.judged_weights()[0] or {})
-            frame.next_phase()
-            self._note_frame()
-            self.work.before_phase = self.work.spent
-            self.enter(first=False)
+            self.next_phase()
         else:
             frame.plans, self.finished = [], True
 
     # -- position ------------------------------------------------------------------------------------------
 
-    def _locate(self) -> None:
+    def locate(self) -> None:
         """Work out where the run is, once a step: `position` is what schedules and controllers see."""
         frame, length = self.frame, self.phase.length
         at = frame.counters()
@@ -390,7 +394,7 @@ class Run:
         if self.flops is not None:
             self.flops.load(tree["flops"])
         self.seams, self.finished, self._micro = list(tree["seams"]), tree["finished"], tree["micro"]
-        self._locate()
+        self.locate()
 
 
 def _to_device(states: Any, device: torch.device, parameters: Mapping[str, Tensor]) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from regimes.core.errors import DeclarationError, nearest, show
 from regimes.core.kinds import TransformResult
 from regimes.engine import trees
+from regimes.engine.buffers import Slot, slots
 from regimes.engine.plan import Plan
 from regimes.optimizers.groups import roles_of
 from regimes.optimizers.layers import Layer, layers_of
@@ -25,12 +26,14 @@ Indices = tuple[Tensor | None, ...]
 class Parameters(dict[str, Tensor]):
     """Trained parameters by name, in model order, with the roles that groups may match and the layers they are of.
 
-    `sources` are the examples in each source of the data that they are trained on.
+    `sources` are the examples in each source of the data that they are trained on; `buffers` the places where the model
+    keeps its buffers, by name, which a rule that takes whole networks writes (``buffers[name].put(value)``).
     """
 
     roles: Mapping[str, str] = {}
     layers: tuple[Layer, ...] = ()
     sources: Mapping[str, int] = {}
+    buffers: Mapping[str, Slot] = {}
 
 
 def phase_parameters(model: nn.Module, declared: Any, view: Any) -> Parameters:
@@ -38,6 +41,7 @@ def phase_parameters(model: nn.Module, declared: Any, view: Any) -> Parameters:
     found = trained_parameters(model, declared.trainable)
     named = dict(getattr(declared.mixture, "sources", ())) or view.sizes
     found.sources = {name: size for name, size in view.sizes.items() if name in named}
+    found.buffers = slots(model)
     return found
 
 

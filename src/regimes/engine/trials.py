@@ -10,7 +10,6 @@ from regimes.core import fields, notation, paths
 from regimes.core.combinators import Window
 from regimes.core.errors import DeclarationError
 from regimes.core.kinds import Schedule
-from regimes.core.randomness import seed32
 from regimes.core.regime import DATA_SLOTS, Regime
 from regimes.core.trial import Trial, TrialEnd
 from regimes.engine import seam, trees
@@ -78,6 +77,7 @@ def _push(run: Any, name: str, trial: Trial) -> None:
         "validate": trial.validate,
         "score": trial.score,
         "past_end": trial.past_end,
+        "skips": trial.skips,
         "before": {},
         "records": [],
         "kept": {"weights": trees.clone(state_of(run.model)), "states": trees.clone(run.states)},
@@ -92,9 +92,7 @@ def _push(run: Any, name: str, trial: Trial) -> None:
     made = edited(run)
     old = run.states
     run.begin_trial(made)
-    if trial.start == "beginning":
-        load_into(run.model, state_of(run.workload.build(seed32(run.seed, "init"))))
-    run.states = _states(run, phase, made, {} if trial.start == "beginning" else old)
+    run.states = _states(run, phase, made, old)
     if trial.address or _data(phase) != _data(made):
         inner.plans, inner.cursor = [], seam.fresh_cursor(run, made, run.streams.prefix)
     if trial.validate_before:
@@ -159,13 +157,18 @@ def over(run: Any) -> bool:
     about = run.frame.trial
     used = run.consumed - about["begin"]
     ended = not about["past_end"] and run.consumed >= run.phase.length.total * (1.0 - 1e-12)
-    return ended or used >= about["amount"] * (1.0 - 1e-12) or run.frame.skipped_in_a_row > 0
+    return ended or used >= about["amount"] * (1.0 - 1e-12) or _failed(run)
+
+
+def _failed(run: Any) -> bool:
+    """Whether it broke off: at a step that was not finite, or where a run gives up."""
+    return run.frame.skipped_in_a_row >= (run.give_up if run.frame.trial["skips"] else 1)
 
 
 def note(run: Any, record: Any) -> Any:
     """Keep the record of a trial's step, and return to the outer frame when it was the last."""
     about = run.frame.trial
-    if over(run) and about["validate"] and "skipped" not in record.signals:
+    if over(run) and about["validate"] and not _failed(run):
         record = record._replace(signals=record.signals | run.validation.measure("val", account="side_flops"))
     fraction = (record.at.fraction * run.phase.length.total - about["begin"]) / about["amount"]
     about["records"].append({"fraction": fraction, "knobs": dict(record.knobs), **record.signals})
@@ -177,17 +180,21 @@ def note(run: Any, record: Any) -> Any:
 
 def _pop(run: Any, last: Any) -> None:
     about = run.frame.trial
-    held = dict(run.model.named_parameters()) | dict(run.evaluation_weights())
+    failed = last.signals["skipped"] if _failed(run) else None
+    judged, _ = run.judged_weights()
+    held = dict(run.model.named_parameters()) | dict(run.model.named_buffers()) | dict(judged or {})
     weights = {name: value.detach().clone() for name, value in held.items()}
-    scores = score(run) if about["score"] and "skipped" not in last.signals else {}
+    scores = score(run) if about["score"] and failed is None else {}
     used = run.consumed - about["begin"]
     load_into(run.model, about["kept"]["weights"])
     run.pop()
     run.states = about["kept"]["states"]
     run.frame.tried += used
     run.end_trial()
-    failed = last.signals.get("skipped")
-    end = TrialEnd(run.position, about["records"], failed, weights, tuple(about["names"]), scores, about["before"])
+    end = TrialEnd(
+        run.position, about["records"], failed, weights, tuple(about["names"]), scores, about["before"],
+        used / about["amount"],
+    )  # fmt: skip
     _absorb(run, about["owner"], end)
 
 

@@ -62,8 +62,9 @@ class Distillation(Loss):
     Parameters
     ----------
     teacher : Weights, "self" or None
-        ``FromRun("runs/teacher")``; "self": a trial of the whole phase from the initial weights, with a = 1, trains it
-        (its work is charged); None: labels alone. Default "self".
+        ``FromRun("runs/teacher")``; "self": a trial of the whole phase from the weights with which it begins, with a = 1,
+        trains it (its work is charged), and what that run would be judged by, averaged weights where the phase has an
+        averager, is the teacher; None: labels alone. Default "self".
     ground_truth : knob
         a in [0, 1]. Default 1, labels alone. `regimes.losses.self_distillation.optimal_weight` gives the best one of a
         teacher and a student of a = 0 in closed form.
@@ -76,7 +77,7 @@ class Distillation(Loss):
         If labels are not all and there is no teacher, or all and there is one; if the teacher's weights do not fit the
         model, or the outputs no labels.
     RunFailed
-        If the training of the teacher diverges.
+        If the training of the teacher diverges: as many steps in a row are not finite as a run gives up at.
 
     References
     ----------
@@ -140,10 +141,10 @@ class Distillation(Loss):
         return {"teacher": dict(self.teacher.load()) if isinstance(self.teacher, Weights) else {}}
 
     def propose(self, state: State, at: Progress) -> Trial | None:
-        """A training with labels alone, from the beginning, before the first step."""
+        """A training with labels alone, before the first step."""
         if self.teacher != "self" or state["teacher"]:
             return None
-        return Trial({"": Distillation(None, by=self.by)}, Duration(100.0, "%"), start="beginning")
+        return Trial({"": Distillation(None, by=self.by)}, Duration(100.0, "%"), skips=True)
 
     def absorb(self, state: State, end: TrialEnd) -> State:
         """Keep its weights; a training that failed has taught nothing."""
@@ -171,7 +172,8 @@ class Distillation(Loss):
         model.eval()
         try:
             with torch.no_grad(), apart():
-                said: Tensor = torch.func.functional_call(model, _fitting(model, state["teacher"]), args, kwargs)
+                teacher = _fitting(model, state["teacher"])
+                said: Tensor = torch.func.functional_call(model, teacher, args, kwargs)
         finally:
             for module in training:
                 module.training = True
@@ -200,8 +202,21 @@ def _as_output(target: Tensor, output: Tensor) -> Tensor:
 
 
 def _fitting(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The teacher's parameters and buffers; buffers as copies, which a forward may write."""
     shapes = {name: p.shape for name, p in model.named_parameters()}
     for name, shape in shapes.items():
         if name not in weights or weights[name].shape != shape:
-            raise DeclarationError(f"got weights that do not fit the model: '{name}' is missing or another", "teacher")
-    return dict(weights)
+            raise DeclarationError(
+                f"got weights that do not fit the model: '{name}' is missing or another", "loss.teacher"
+            )
+    # Those outside the state dict (masks, tables) may be the model's own.
+    buffers, saved = dict(model.named_buffers()), model.state_dict(keep_vars=True)
+    for name, own in buffers.items():
+        if name in saved and name not in weights:
+            raise DeclarationError(
+                f"got weights that do not fit the model: the buffer '{name}' is missing", "loss.teacher"
+            )
+        buffers[name] = weights.get(name, own).clone()
+    given = {name: weights[name] for name in shapes} | buffers
+    device = next(model.parameters()).device
+    return {name: value.to(device) for name, value in given.items()}

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from regimes.core.card import Card, Claim
 from regimes.core.component import knob
-from regimes.core.errors import DeclarationError, UserCodeError
+from regimes.core.errors import DeclarationError
 from regimes.core.kinds import Knob, Loss, State
 from regimes.core.registry import register
 from regimes.core.unit_losses import UnitLosses
@@ -73,9 +73,7 @@ class NoProp(Loss):
     Raises
     ------
     DeclarationError
-        If the model has no ``alpha_bar`` or no ``embedding``.
-    UserCodeError
-        If what it returns has another shape.
+        If the model has no ``alpha_bar`` or no ``embedding``, or what it returns has another shape.
 
     References
     ----------
@@ -159,7 +157,10 @@ class NoProp(Loss):
         logits, answers = model(*args, **kwargs, z=z)
         expected = (len(levels) - 1, len(u), len(embedding))
         if tuple(logits.shape) != expected:
-            raise UserCodeError(f"the blocks gave logits of shape {tuple(logits.shape)}; allowed: {expected}")
+            raise DeclarationError(
+                f"the blocks gave logits of shape {tuple(logits.shape)}; allowed: {expected}, a block for each noise level",
+                "loss",
+            )
         wrong = (logits.softmax(-1) @ embedding - u).square().sum(-1)  # (T, n)
         gain = (levels / (1.0 - levels)).diff().to(u.dtype)  # of SNR
         return Terms(

@@ -42,6 +42,7 @@ class Freeze(ModelTransform):
 
     patterns: tuple[str, ...] = fixed()
 
+    keeps_values = True
     card = Card(
         title="Freeze parameters",
         axes=("phases",),

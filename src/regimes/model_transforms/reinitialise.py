@@ -50,6 +50,7 @@ class Reinitialise(ModelTransform):
 
     patterns: tuple[str, ...] = fixed()
 
+    keeps_values = True
     card = Card(
         title="Fresh values for some layers",
         axes=("phases",),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from regimes.core.card import Card
 from regimes.core.component import fixed
@@ -40,6 +41,7 @@ class StartFrom(ModelTransform):
 
     weights: Weights = fixed()
 
+    keeps_values = True
     card = Card(
         title="Start from the weights of another run",
         axes=("phases",),
@@ -47,15 +49,23 @@ class StartFrom(ModelTransform):
         when="Fine-tuning; going on from a soup.",
     )
 
+    def check(self, model: nn.Module) -> None:
+        """Refuse what does not fit."""
+        self._fitting(model)
+
     def fill(self, model: nn.Module, before: nn.Module, batches: Any, streams: Streams) -> TransformResult:
-        """Copy what is given, and refuse what does not fit."""
+        """Copy what is given."""
+        given, own = self._fitting(model), model.state_dict(keep_vars=True)
+        with torch.no_grad():
+            for name, value in given.items():
+                own[name].copy_(value)
+        return TransformResult({name: None for name, _ in model.named_parameters()})
+
+    def _fitting(self, model: nn.Module) -> Mapping[str, Tensor]:
         given, own = self.weights.load(), model.state_dict(keep_vars=True)
         for name in sorted(set(given) ^ set(own)) or [n for n in own if own[n].shape != given[n].shape]:
             where = (
                 "the model has no" if name not in own else "they have no" if name not in given else "another shape of"
             )
             raise DeclarationError(f"got {self.weights!r}, which does not fit: {where} '{name}'", "weights")
-        with torch.no_grad():
-            for name, value in given.items():
-                own[name].copy_(value)
-        return TransformResult({name: None for name, _ in model.named_parameters()})
+        return given

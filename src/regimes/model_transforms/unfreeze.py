@@ -41,6 +41,7 @@ class Unfreeze(ModelTransform):
 
     patterns: tuple[str, ...] = fixed(("*",))
 
+    keeps_values = True
     card = Card(
         title="Unfreeze parameters",
         axes=("phases",),

@@ -76,6 +76,7 @@ class Upcycle(ModelTransform):
     top_k: int = fixed(2, low=1)
     spread: float = fixed(0.02, low=0)
 
+    keeps_values = True
     card = Card(
         title="Experts from a trained feed-forward",
         axes=("phases",),

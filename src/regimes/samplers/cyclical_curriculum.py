@@ -12,7 +12,7 @@ import torch
 from regimes.core.card import Card, Claim
 from regimes.core.component import fixed
 from regimes.core.duration import Duration
-from regimes.core.errors import DeclarationError
+from regimes.core.errors import DeclarationError, RunFailed
 from regimes.core.kinds import Draw, DrawContext, Sampler, SourceView, State
 from regimes.core.progress import Progress
 from regimes.core.randomness import philox
@@ -46,8 +46,10 @@ class CyclicalCurriculum(Sampler):
 
     .. math:: p_i \propto \frac{1}{\ell_i}
 
-    where l_i is the loss of example i under a model of the same recipe: a trial trains one from the initial weights
-    for `scoring`, in uniform order, and a scoring pass over the training data follows; both are charged. The shares
+    where l_i is the loss of example i under a model of the same recipe: a trial trains one from the weights with which
+    the phase begins for `scoring`, in uniform order, and a scoring pass over the training data follows; both are
+    charged. Steps of it that are not finite are skipped, as a run skips them. An example whose own loss is not finite
+    counts as the hardest. The shares
     S_0 = start_share, S_1, ... go by `pacing`:
 
     - ``cycle``: grow by 1 / alpha up to `end_share`, then shrink by alpha down to `start_share`, and again;
@@ -73,6 +75,8 @@ class CyclicalCurriculum(Sampler):
     ------
     DeclarationError
         If end_share < start_share, or the column is missing or holds a number below 0.
+    RunFailed
+        If the scoring run diverges: as many steps in a row are not finite as a run gives up at.
 
     References
     ----------
@@ -158,22 +162,24 @@ class CyclicalCurriculum(Sampler):
         scores = None if self.by is None else torch.as_tensor(column(view, self.by), dtype=torch.float64)
         if scores is not None and not bool((scores >= 0).all()):
             raise DeclarationError(f"got '{self.by}', which holds numbers below 0 or none; allowed: losses", "by")
-        return {"scores": scores, "sources": list(view.sizes), "tried": self.by is not None}
+        return {"scores": scores, "sources": list(view.sizes)}
 
     def start(self, view: SourceView, key: tuple[str | int, ...]) -> State:
         """Before the first round."""
         return {"key": list(key), "round": -1, "size": 0, "next": 0}
 
     def propose(self, state: State, at: Progress) -> Trial | None:
-        """One scoring run, from the initial weights, in uniform order."""
-        if state["tried"]:
+        """One scoring run, before the first step, in uniform order."""
+        if state["scores"] is not None:
             return None
-        return Trial({"": Reshuffle()}, self.scoring, start="beginning", address=("scoring",), score=True)
+        return Trial({"": Reshuffle()}, self.scoring, address=("scoring",), score=True, skips=True)
 
     def absorb(self, state: State, end: TrialEnd) -> State:
-        """Keep the scores; where the scoring run broke off, all examples stay alike."""
-        scores = torch.cat([end.scores[name] for name in state["sources"]]) if end.scores else None
-        return state | {"scores": scores, "tried": True}
+        """Keep the scores; a scoring run that failed has found none."""
+        if end.failed is not None:
+            raise RunFailed(f"the scoring run ended with: {end.failed}; lower its learning rate")
+        scores = torch.cat([end.scores[name] for name in state["sources"]])
+        return state | {"scores": scores.nan_to_num(torch.inf, torch.inf)}
 
     def draw(self, state: State, cursor: State, n: int, ctx: DrawContext) -> Draw:
         """Walk on by `n`, into the next round if need be."""

@@ -72,6 +72,7 @@ def _arm_facts(design: Any, arm: Arm, base: Arm, subject: Any) -> dict[str, Any]
     by_seed = dict(zip(arm.seeds, arm.values(design.metric)))
     values = [by_seed.get(seed, math.nan) for seed in design.seeds]
     finite = [value for value in values if math.isfinite(value)]
+    lost = [o for o in arm.outcomes if not _metric_alone(o, design.metric)]
     return {
         "name": arm.name,
         "values": [number(float(value)) for value in values],
@@ -84,16 +85,29 @@ def _arm_facts(design: Any, arm: Arm, base: Arm, subject: Any) -> dict[str, Any]
         "curves": [_curve(o, design.metric) for o in arm.outcomes if o.curve],
         "tuning": _tuning(design, arm, subject),
         "inside": _inside(arm),
-        "diverged": sum(not o.failed and not math.isfinite(by_seed[o.task.seed]) for o in arm.outcomes),
+        "diverged": sum(not o.failed and not math.isfinite(by_seed[o.task.seed]) for o in lost),
+        "not_a_number": len(arm.outcomes) - len(lost),
         "failed": len(arm.failed),
         "failures": [
-            {"seed": o.task.seed, "what": o.failure or "the metric is not finite", "traceback": o.traceback}
-            | {"diverged": not o.failed}
+            {"seed": o.task.seed, "what": o.failure or _why_no_number(o, design.metric), "traceback": o.traceback}
+            | {"diverged": not o.failed and not _metric_alone(o, design.metric), "failed": o.failed}
             for o in [*arm.trials, *arm.outcomes]
             if o.failure or (o.task.trial is None and not math.isfinite(by_seed[o.task.seed]))
         ],
         "reused": sum(o.reused for o in arm.outcomes),
     }
+
+
+def _metric_alone(outcome: Outcome, metric: str) -> bool:
+    """Whether a run ended with a finite loss, and the metric is no number all the same."""
+    loss = outcome.metrics.get(f"{metric.partition('/')[0]}/loss", math.nan)
+    return math.isfinite(loss) and not math.isfinite(outcome.metrics.get(metric, math.nan))
+
+
+def _why_no_number(outcome: Outcome, metric: str) -> str:
+    if _metric_alone(outcome, metric):
+        return f"{metric} is not a number, though the loss is finite"
+    return "the metric is not finite"
 
 
 def _cost(arm: Arm, base: Arm) -> dict[str, Any]:

@@ -27,7 +27,8 @@ class PhasePlan:
     exact : bool
         Whether `steps` follows from the declaration alone; else it is estimated from the schedules and one step.
     flops : float
-        Of the training steps, side passes included.
+        Work: of the training steps and their side passes, of trials, of needed validations, and of the runs whose weights
+        are given.
     seconds : float or None
         From a few timed steps; None where nothing was timed.
     validations : int
@@ -36,6 +37,12 @@ class PhasePlan:
         Every knob that varies.
     groups : tuple of Group
         Who owns which parameters, where the optimizer is made of groups.
+    parameters : int
+        Trained in the phase.
+    trial_steps, trial_samples : int
+        Of trials, beside `steps` and `samples`.
+    trial_flops : float
+        The part of `flops` that trials take.
     """
 
     name: str
@@ -49,6 +56,10 @@ class PhasePlan:
     validations: int
     curves: tuple[Curve, ...] = ()
     groups: tuple[Group, ...] = ()
+    parameters: int = 0
+    trial_steps: int = 0
+    trial_samples: int = 0
+    trial_flops: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -128,8 +139,9 @@ def _as_text(printable: Any, width: int = 110) -> str:
 def plan(workload: Workload, regime: Regime, seed: int = 0, *, time: bool = True, validate: str | None = None) -> Plan:
     """Return what `regimes.run` would do, found out on a throwaway run.
 
-    Every phase is entered, and one step is taken in each, to see its work and the optimizer's state; nothing is
-    written, and the caller's model is not touched.
+    Every phase is entered, and some steps are taken in each, spread over its budget, to see its work and the optimizer's
+    state; of a trial that is proposed two steps are made, and the rest of it is taken for as much. Nothing is written,
+    and the caller's model is not touched.
 
     Parameters
     ----------
@@ -137,7 +149,7 @@ def plan(workload: Workload, regime: Regime, seed: int = 0, *, time: bool = True
     regime : Regime
     seed : int
     time : bool
-        Time a few more steps, and one validation.
+        Time these steps, and one validation.
     validate : Duration, optional
         Cadence of validation for curves, as for `regimes.run`.
 
@@ -175,8 +187,9 @@ def plan(workload: Workload, regime: Regime, seed: int = 0, *, time: bool = True
 def _phase_plan(run: Run, index: int, found: Rehearsed) -> PhasePlan:
     phase = run.phases[index]
     length = phase.length
-    steps, samples, exact = _amounts(length, found)
-    validations = 1
+    every, validations = phase.declaration.evaluate, 1
+    needed = 0 if every is None else int(length.total / length.amount(every) + 1e-9)
+    steps, samples, exact = _amounts(length, found, needed)
     for cadence in {phase.declaration.evaluate, run.validation.cadence}:
         if cadence is None:
             continue
@@ -188,15 +201,19 @@ def _phase_plan(run: Run, index: int, found: Rehearsed) -> PhasePlan:
         samples,
         round(samples * found.tokens_per_sample),
         exact,
-        samples * found.flops_per_sample,
-        None if found.step_seconds is None else steps * found.step_seconds,
+        samples * found.flops_per_sample + found.trials.flops + found.given + needed * found.validation,
+        None if found.step_seconds is None else (steps + found.trials.steps) * found.step_seconds,
         validations if run.validation.present else 0,
         found.curves,
         found.groups,
+        found.parameters,
+        round(found.trials.steps),
+        round(found.trials.samples),
+        found.trials.flops,
     )
 
 
-def _amounts(length: Any, found: Rehearsed) -> tuple[int, int, bool]:
+def _amounts(length: Any, found: Rehearsed, needed: int) -> tuple[int, int, bool]:
     """Return (steps, samples, whether they are exact) of a phase.
 
     Where the batch size varies, n samples take n times the mean of 1/batch over the phase's fraction, and n steps
@@ -207,7 +224,10 @@ def _amounts(length: Any, found: Rehearsed) -> tuple[int, int, bool]:
     if length.unit == "steps":
         return length.steps, round(length.steps * found.mean_batch), False
     per_sample = {"samples": 1.0, "tokens": found.tokens_per_sample, "flops": found.flops_per_sample}[length.unit]
-    samples = length.total / per_sample if per_sample else 0.0
+    total = length.total
+    if length.unit == "flops":
+        total = max(total - found.trials.flops - needed * found.validation, 0.0)
+    samples = total / per_sample if per_sample else 0.0
     if length.batch is not None:
         steps = math.ceil(samples / length.batch - 1e-9)
         return steps, steps * length.batch, False

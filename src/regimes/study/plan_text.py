@@ -31,6 +31,13 @@ def renderables(plan: Any) -> Iterator[Any]:
             yield _groups(phase.groups, f"groups of {phase.name}" if several else "groups")
         for curve in phase.curves:
             yield from _curve(curve, f"{phase.name}." if several else "")
+    for phase in plan.phases:
+        if phase.trial_flops or phase.trial_steps:
+            lead = f"{phase.name}: " if several else ""
+            yield Text(
+                f"{lead}about {si(phase.trial_flops, 'FLOP')} of that in trials: {phase.trial_steps:,} steps beside, "
+                f"{phase.trial_samples:,} samples"
+            )
     for note in plan.notes:
         yield Text(f"note: {note}", style="yellow")
 
@@ -39,13 +46,15 @@ def _phases(plan: Any) -> Table:
     made = Table(**_PLAIN)
     for name in ("phase", "budget"):
         made.add_column(name, no_wrap=True)
-    for name in ("steps", "samples", "tokens", "work", "time", "validated"):
+    several = len(plan.phases) > 1
+    for name in (*(["trained"] if several else []), "steps", "samples", "tokens", "work", "time", "validated"):
         made.add_column(name, justify="right", no_wrap=True)
     for phase in plan.phases:
         about = "" if phase.exact else "~"
         took = "-" if phase.seconds is None else duration(phase.seconds)
+        trained = [si(phase.parameters).rstrip()] if several else []
         made.add_row(
-            phase.name, phase.budget, f"{about}{phase.steps:,}", f"{about}{phase.samples:,}",
+            phase.name, phase.budget, *trained, f"{about}{phase.steps:,}", f"{about}{phase.samples:,}",
             f"{about}{phase.tokens:,}", si(phase.flops, "FLOP"), took, f"{phase.validations}x",
         )  # fmt: skip
     return made

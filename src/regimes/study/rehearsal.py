@@ -14,13 +14,13 @@ from torch import Tensor
 from regimes.core import paths
 from regimes.core.component import round_half_up
 from regimes.core.errors import DeclarationError
+from regimes.core.kinds import Weights
 from regimes.core.progress import Progress
 from regimes.engine.compile import TABLE
 from regimes.engine.run import Run
 from regimes.optimizers.groups import Groups
+from regimes.study.costs import Cost, Measuring
 
-#: Timed steps per phase, and when to stop earlier.
-STEPS, SECONDS = 5, 2.0
 #: Of the table on which schedules are checked, every eighth point is enough to draw.
 _EVERY = 8
 
@@ -72,6 +72,10 @@ class Rehearsed:
     mean_batch: float
     mean_inverse_batch: float
     step_seconds: float | None
+    #: All trials of the phase, and operations of one needed validation and of the runs whose weights it is given.
+    trials: Cost
+    validation: float
+    given: float
     memory: Memory
     curves: tuple[Curve, ...]
     groups: tuple[Group, ...]
@@ -107,17 +111,15 @@ def entered(run: Run) -> Iterator[int]:
 
 
 def _next_phase(run: Run) -> None:
-    run.frame.next_phase()
-    run.work.before_phase = run.work.spent
-    name = run.phase.name
+    name = run.phases[run.frame.phase + 1].name
     try:
-        run.enter()
+        run.next_phase()
     except DeclarationError as why:
         raise (why if why.key.startswith(f"{name}.") else why.within(name)) from None
 
 
 def rehearse(run: Run, *, time: bool) -> Rehearsal:
-    """Take one step in every phase of a throwaway run, and time a few more.
+    """Take steps at some places of every phase of a throwaway run, and a little of the trials that are proposed.
 
     Parameters
     ----------
@@ -141,39 +143,31 @@ def rehearse(run: Run, *, time: bool) -> Rehearsal:
 def _rehearse_phase(run: Run, index: int, time: bool, notes: list[str]) -> Rehearsed:
     phase = run.phases[index]
     parameters, groups = sum(p.numel() for p in run.trained), _groups(run)
-    batch = _bytes(run.read(run.frame.plans[0]))
-    samples, tokens, spent = run.frame.samples, run.frame.tokens, run.work.spent
-    states = run.states
-    record = run.step()
-    if "skipped" in record.signals:
-        notes.append(f"the first step of phase '{phase.name}' was skipped: {record.signals['skipped']}")
-    drawn = max(run.frame.samples - samples, 1)
+    measuring = Measuring(run, index, notes)
+    measuring.trials_first()
+    batch, states = _bytes(run.read(run.frame.plans[0])), run.states
+    measuring.step()
     memory = _memory(run, states, batch)
+    measuring.rest()
+    found = measuring.found
+    if "batch_size" in phase.controllers:
+        notes.append(
+            f"the batch size of phase '{phase.name}' follows its signals: steps and work are counted as if it "
+            "stayed at its first"
+        )
     return Rehearsed(
         parameters,
-        (run.frame.tokens - tokens) / drawn,
-        (run.work.spent - spent) / drawn,
+        found.per_sample("tokens", phase.length.unit),
+        found.per_sample("flops", phase.length.unit),
         *_mean_batches(phase),
-        _timed(run, index) if time else None,
+        statistics.median(found.seconds[1:] or found.seconds) if time else None,
+        found.trials,
+        found.validation,
+        sum(value.flops() for _, value in paths.walk(phase.declaration) if isinstance(value, Weights)),
         memory,
         tuple(_curves(run, index)),
         groups,
     )
-
-
-def _timed(run: Run, index: int) -> float:
-    """Median seconds of a few steps; of the one that ended the phase where there are no more."""
-    taken: list[float] = []
-    began = clock.perf_counter()
-    while len(taken) < STEPS and not run.finished and run.frame.phase == index:
-        start = clock.perf_counter()
-        run.step()
-        if run.workload.device.type == "cuda":
-            torch.cuda.synchronize(run.workload.device)
-        taken.append(clock.perf_counter() - start)
-        if clock.perf_counter() - began > SECONDS:
-            break
-    return statistics.median(taken) if taken else 0.0
 
 
 def _mean_batches(phase: Any) -> tuple[float, float]:

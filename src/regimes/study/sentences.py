@@ -33,6 +33,11 @@ def sentence(facts: dict[str, Any]) -> str:
     lost = [f"{arm['diverged']} of {arm['name']}" for arm in facts["arms"] if arm.get("diverged")]
     if lost:
         words.append(f"{_of_each(facts)}{_and(lost)} diverged, and count as worst")
+    without = [f"{arm['not_a_number']} of {arm['name']}" for arm in facts["arms"] if arm.get("not_a_number")]
+    if without:
+        words.append(
+            f"{facts['metric']} is not a number in {_and(without)}, though the loss is finite; they count as worst"
+        )
     return "; ".join(words) + "."
 
 
@@ -167,8 +172,14 @@ def _apart(facts: dict[str, Any]) -> dict[str, Any]:
 
 def _diverged(facts: dict[str, Any]) -> dict[str, Any]:
     failures = [failure for arm in facts["arms"] for failure in arm["failures"]]
+    failed = sum(failure.get("failed", not failure.get("diverged", True)) for failure in failures)
     diverged = sum(failure.get("diverged", True) for failure in failures)
+    without = len(failures) - failed - diverged
     told = [f"{diverged} runs diverged, and count as the worst"] if diverged else []
-    if len(failures) > diverged:
-        told.append(f"{len(failures) - diverged} failed, and are no values")
+    if without:
+        told.append(
+            f"in {without} {facts['metric']} is not a number though the loss is finite; they count as the worst"
+        )
+    if failed:
+        told.append(f"{failed} failed, and are no values")
     return _lamp("no divergence", not failures, "; ".join(told) or "no run diverged or failed", "#failures")

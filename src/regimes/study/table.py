@@ -114,6 +114,8 @@ def _to_decide(found: dict[str, Any], arm: dict[str, Any], base: dict[str, Any])
         return " and ".join(dict.fromkeys(edge))
     if arm["diverged"] or base["diverged"]:
         return "runs that do not diverge"
+    if arm.get("not_a_number") or base.get("not_a_number"):
+        return "a metric that is a number"
     if found.get("one_observation"):
         return "more seeds" if found.get("n", 2) < 2 else "seeds that change the runs"
     if found["more_seeds"] is None:

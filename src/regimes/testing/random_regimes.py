@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Sequence
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from regimes.core import paths
+from regimes.core.component import Component
 from regimes.core.errors import DeclarationError, RegimesError, RunFailed, UserCodeError
 from regimes.core.kinds import Optimizer
 from regimes.core.notation import parse
 from regimes.core.regime import Phase, Regime
 from regimes.core.registry import REGISTRY
 from regimes.engine import trees
+from regimes.engine.api import run
 from regimes.engine.run import Run
 from regimes.testing.conformance import tiny
 from regimes.testing.conformance.examples import PARTS, candidates
@@ -26,6 +31,12 @@ from regimes.testing.resume import elsewhere, through_bytes
 STEPS = 30
 _SLOTS = {"sampler": "sampler", "loss": "loss", "selector": "selector", "average": "averager"}
 _LISTS = {"grad_transforms": "grad_transform", "on_entry": "model_transform", "augment": "augment"}
+_MIXTURES = (
+    "Mixture(a=0.5, b=0.5)",
+    "Mixture(a=Linear(1, 0.2), b=0.5, random=True)",
+    "SkillIt(a=1.0, b=1.0, eta=2.0, window=2, graph=[[1, 0.5], [0, 1]])",
+    "SkillIt(a=1.0, b=2.0, eta=3.0, window=1, trial='2 steps')",
+)
 #: What controllers of the batch size read: their values are in examples, and no multiple of a rate.
 _OF_BATCHES = {"micro_batch_gradient_norms", "example_gradients"}
 _SHARES = {1: ("100%",), 2: ("40%", "60%"), 3: ("30%", "30%", "40%")}
@@ -62,12 +73,52 @@ def pool(kind: str, shelf: str | None = None) -> tuple[Any, ...]:
 
 
 @functools.cache
+def _runs() -> tempfile.TemporaryDirectory[str]:
+    """Where finished runs lie as long as the process lives."""
+    return tempfile.TemporaryDirectory(prefix="regimes-random-")
+
+
+@functools.cache
+def weights(task: str) -> tuple[Any, ...]:
+    """Return weights of a tiny task: of a finished run, of its raw ones, and a soup of two runs."""
+    folders = [Path(_runs().name) / f"{task}-{seed}" for seed in range(2)]
+    for seed, folder in enumerate(folders):
+        declared = Regime(
+            optimizer=parse(PARTS["optimizer"]), batch_size=6, budget="3 steps", average=parse("EMA(0.9)")
+        )
+        run(tiny.workload(task), declared, seed, out=folder, progress=False)
+    one, other = (repr(str(folder)) for folder in folders)
+    texts = (f"FromRun({one})", f"FromRun({one}, 'raw')", f"Soup([FromRun({one}), FromRun({other})], [1.0, 3.0])")
+    return tuple(map(parse, texts))
+
+
+@functools.cache
+def transforms(task: str, shelf: str | None = None) -> tuple[Any, ...]:
+    """Return the transforms that fit the model of a tiny task; without a shelf, those that give it weights among them."""
+    found = [parse(f"StartFrom({given!r})") for given in (weights(task) if shelf is None else ())]
+    for transform in pool("model_transform", shelf):
+        try:
+            transform.check(transform.structure(tiny.workload(task).build(0)))
+        except RegimesError:
+            continue
+        found.append(transform)
+    return tuple(found)
+
+
+def _batch(task: str, model: Any) -> Any:
+    """Four examples of a tiny task, with what the model says to them where they ask."""
+    source = tiny.workload(task).sources["train"]["train"]
+    batch = source.fetch(np.arange(4), {})
+    return source.ask(model, batch, np.random.default_rng) if source.asks else batch
+
+
+@functools.cache
 def losses(task: str, shelf: str | None = None) -> tuple[Any, ...]:
-    """Return the losses that can be computed on a tiny task."""
+    """Return the losses that can be computed on a tiny task; without a shelf, of a given teacher among them."""
     work = tiny.workload(task)
-    batch = work.sources["train"]["train"].fetch(np.arange(4), {})
-    found = []
-    for loss in pool("loss", shelf):
+    batch, found = _batch(task, work.build(0).eval()), []
+    taught = [parse(f"Distillation({given!r}, 0.4)") for given in (weights(task) if shelf is None else ())]
+    for loss in (*pool("loss", shelf), *taught):
         try:
             loss(work.build(0), batch)
         except Exception:
@@ -79,8 +130,7 @@ def losses(task: str, shelf: str | None = None) -> tuple[Any, ...]:
 @functools.cache
 def augments(task: str, shelf: str | None = None) -> tuple[Any, ...]:
     """Return the augmentations that can be made of the batches of a tiny task."""
-    batch = tiny.workload(task).sources["train"]["train"].fetch(np.arange(4), {})
-    found = []
+    batch, found = tiny.workload(task).sources["train"]["train"].fetch(np.arange(4), {}), []
     for augment in pool("augment", shelf):
         try:
             augment.apply(augment.init(), batch, torch.Generator())
@@ -97,7 +147,7 @@ def draw(rng: random.Random, shelf: str | None = None, budgets: Sequence[str] = 
     ----------
     rng : random.Random
     shelf : "core" or "atlas", optional
-        Components of this shelf only. Default: of both.
+        Components of this shelf only, on plain tasks. Default: of both, on tasks of all kinds.
     budgets : sequence of str
         What the whole may be.
 
@@ -114,7 +164,7 @@ def draw(rng: random.Random, shelf: str | None = None, budgets: Sequence[str] = 
     """
     count = rng.choice((1, 1, 2, 3))
     mixed = rng.random() < 0.2
-    task = rng.choice(tuple(tiny.TASKS))
+    task = rng.choice(tuple(tiny.TASKS if shelf is not None else rng.choice((tiny.TASKS, tiny.SPECIAL))))
     given = [_phase(rng, task, place, count, mixed, shelf) for place in range(count)]
     if count == 1:
         regime = Regime(
@@ -135,27 +185,34 @@ def _phase(rng: random.Random, task: str, place: int, count: int, mixed: bool, s
         fields["budget"] = _SHARES[count][place]
         fields["carry"] = ["model", *rng.sample(("optimizer", "average", "cursor", "sampler"), rng.randrange(3))]
     for name, kind in _SLOTS.items():
-        if rng.random() < 0.25:
-            fields[name] = rng.choice(losses(task, shelf) if kind == "loss" else pool(kind, shelf))
+        if rng.random() < (0.4 if kind == "loss" else 0.25):
+            fields[name] = _one(rng, losses(task, shelf) if kind == "loss" else pool(kind, shelf))
+    fitting = {"augment": augments, "on_entry": transforms}
     for name, kind in _LISTS.items():
-        choices = augments(task, shelf) if kind == "augment" else pool(kind, shelf)
+        choices = fitting[name](task, shelf) if name in fitting else pool(kind, shelf)
         if choices and rng.random() < 0.25:
-            fields[name] = rng.sample(choices, 1)
+            fields[name] = [_one(rng, choices)]
     if mixed:
-        fields["mixture"] = parse(
-            rng.choice(("Mixture(a=0.5, b=0.5)", "Mixture(a=Linear(1, 0.2), b=0.5, random=True)"))
-        )
-    if rng.random() < 0.3:
+        fields["mixture"] = rng.choice(_written(_MIXTURES, shelf))
+    if getattr(fields["batch_size"], "needs", ()) == ("micro_batch_gradient_norms",):
+        fields["micro_batch"] = 2
+    elif rng.random() < 0.3:
         fields["micro_batch"] = rng.choice((1, 2, 3, 5, "auto"))
     if rng.random() < 0.3:
         fields["lag"] = rng.randrange(3)
-    if rng.random() < 0.4:
+    if rng.random() < 0.4 or "SkillIt" in repr(fields.get("mixture")):
         fields["evaluate"] = rng.choice(("20%", "4 steps"))
     if rng.random() < 0.1:
         fields["precision"] = "bfloat16"
     if rng.random() < 0.1:
         fields["trainable"] = [rng.choice(("*.weight", "4.*"))]
     return fields
+
+
+def _one(rng: random.Random, instances: tuple[Any, ...]) -> Any:
+    """One of them, every class as likely as any other."""
+    chosen = rng.choice(sorted({type(instance).__name__ for instance in instances}))
+    return rng.choice([instance for instance in instances if type(instance).__name__ == chosen])
 
 
 def _written(texts: Sequence[str], shelf: str | None) -> list[Any]:
@@ -165,7 +222,9 @@ def _written(texts: Sequence[str], shelf: str | None) -> list[Any]:
 
 
 def _optimizer(rng: random.Random, shelf: str | None) -> Optimizer:
-    found = rng.choice(pool("optimizer", shelf))
+    found = _one(rng, pool("optimizer", shelf))
+    if not found.single_evaluation:
+        return found
     if rng.random() < 0.2:
         found = parse(f"Groups([Group('*.bias', {PARTS['optimizer']}), Group('*', {found!r})])")
     if rng.random() < 0.2:
@@ -214,12 +273,27 @@ def check(drawn: Drawn, rng: random.Random) -> str:
         whole = make(drawn.probes)
     except DeclarationError as why:
         return str(why)
+    except UserCodeError as why:
+        return _own_refusal(why)
     try:
         return _resumed(make, whole, rng)
     except UserCodeError as why:
-        if "more than 1 value per channel" in str(why):
-            return str(why)  # batch norm's own refusal of a micro-batch of one
-        raise
+        return _own_refusal(why)
+
+
+def _own_refusal(why: UserCodeError) -> str:
+    """Batch norm's own refusal of a micro-batch of one; anything else is raised."""
+    if "more than 1 value per channel" in str(why):
+        return str(why)
+    raise why
+
+
+def components(regimes: Iterable[Regime]) -> Counter[str]:
+    """Return in how many of these regimes each component stands, by its name."""
+    found: Counter[str] = Counter()
+    for regime in regimes:
+        found.update({type(value).__name__ for _, value in paths.walk(regime) if isinstance(value, Component)})
+    return found
 
 
 def _resumed(make: Any, whole: Run, rng: random.Random) -> str:

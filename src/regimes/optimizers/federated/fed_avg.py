@@ -12,7 +12,7 @@ from torch import Tensor
 from regimes.core.card import Card, Claim
 from regimes.core.component import Stateful, fixed, knob, round_half_up
 from regimes.core.duration import Duration
-from regimes.core.errors import DeclarationError
+from regimes.core.errors import DeclarationError, NonFinite
 from regimes.core.kinds import Knob, Optimizer, Sampler, State
 from regimes.core.progress import Progress
 from regimes.core.registry import register
@@ -36,8 +36,12 @@ class FedAvg(Optimizer):
     Where `share` is below 1 the server ranks clients by the mean loss of w_t on their examples (a look, charged) and admits that
     share of them, easy or hard ones first: a curriculum of clients, where `share` is a schedule.
 
+    Buffers (running statistics) are averaged as the weights are; those that are no
+    floating-point numbers, or of another shape, are the first client's.
+
     The step itself evaluates the loss at w_t on a batch of the phase's data, without a gradient: what the record of a round
-    shows. A client whose training is not finite is left out of its round's average.
+    shows. A client whose training is not finite is left out of its round's average, and the record says how many
+    (``clients_left_out``); a round that all are left out of is a skipped step.
 
     Parameters
     ----------
@@ -56,7 +60,8 @@ class FedAvg(Optimizer):
     Raises
     ------
     DeclarationError
-        If `local` is nothing or in another unit, or `client` is federated itself: a trial has no trials.
+        If `local` is nothing or in another unit, or `client` is federated itself: a trial has no trials. If the phase has
+        a sampler of its own, or a mixture that learns: clients are drawn by this rule's `sampler`.
 
     Notes
     -----
@@ -102,7 +107,8 @@ class FedAvg(Optimizer):
         deviations=(
             "The paper draws a share C of the clients at random; here a share is that of the easiest or hardest.",
             "A client's batch may span two of its epochs; the paper ends an epoch with a smaller batch.",
-            "Parameters are averaged; buffers (statistics of BatchNorm) are not.",
+            "Buffers (statistics of BatchNorm) are averaged, too, with the same weights; the paper's models have none.",
+            "The phase's averager sees rounds, not the steps of clients.",
             "Gradient transforms on the clients are refused.",
             "Clients are ranked anew in every round, by the loss of the weights it begins with.",
         ),
@@ -159,12 +165,15 @@ class FedAvg(Optimizer):
 
     def init(self, parameters: Mapping[str, Tensor]) -> State:
         """Before the first round: nobody has come in."""
+        places = getattr(parameters, "buffers", {})
         return {
             "sizes": dict(getattr(parameters, "sources", {})),
             "round": 0,
             "done": 0,
             "examples": 0,
             "losses": {},
+            "left_out": 0,
+            "buffers": {name: b.detach().clone() for name, place in places.items() if (b := place.get()) is not None},
             "slots": {name: {"average": torch.zeros_like(p)} for name, p in parameters.items()},
         }
 
@@ -193,7 +202,8 @@ class FedAvg(Optimizer):
         )
         data = {"/mixture": Mixture(sources=((name, 1.0),), sampler=self.sampler), "/sampler": None}
         address = ("client", name, "round", state["round"])
-        return Trial({"": self.client, **data}, budget, address=address, past_end=True)
+        # What comes in is what a client has trained; rounds are averaged, not its steps.
+        return Trial({"": self.client, "/average": None, **data}, budget, address=address, past_end=True)
 
     def absorb(self, state: State, end: TrialEnd) -> State:
         """Take the client's weights into the average of those that have come in; of a look the loss of each client."""
@@ -201,11 +211,17 @@ class FedAvg(Optimizer):
             return state | {"losses": {name: float(losses.mean()) for name, losses in end.scores.items()}}
         size = state["sizes"][self.admitted(state)[state["done"]]]
         state["done"] += 1
-        if end.failed is None:
-            state["examples"] += size
-            for name, slot in state["slots"].items():
+        # A last step may have left what no loss has seen.
+        if end.failed is not None or not all(bool(end.weights[name].isfinite().all()) for name in state["slots"]):
+            return state | {"left_out": state["left_out"] + 1}
+        if not state["examples"]:
+            state["buffers"] = {name: end.weights[name] for name in state["buffers"]}
+        state["examples"] += size
+        averages = {name: slot["average"] for name, slot in state["slots"].items()} | state["buffers"]
+        for name, average in averages.items():
+            if average.is_floating_point() and average.shape == end.weights[name].shape:
                 # A running mean: of one client it is that client, bitwise.
-                slot["average"].lerp_(end.weights[name], size / state["examples"])
+                average.lerp_(end.weights[name], size / state["examples"])
         return state
 
     def step(self, state: State, parameters: Mapping[str, Tensor], evaluate: Any) -> State:
@@ -214,11 +230,17 @@ class FedAvg(Optimizer):
             inner = state.get("client") or self.client.init(parameters)
             return state | {"client": self.client.step(inner, parameters, evaluate)}
         evaluate(grad=False)
-        if state["examples"]:
-            with torch.no_grad():
-                for name, p in parameters.items():
-                    p.copy_(state["slots"][name]["average"])
-        return state | {"round": state["round"] + 1, "done": 0, "examples": 0, "losses": {}}
+        evaluate.log("clients_left_out", state["left_out"])
+        came = state["examples"]
+        state |= {"round": state["round"] + 1, "done": 0, "examples": 0, "left_out": 0, "losses": {}}
+        if not came:  # the round is over all the same: the next one has other batches
+            raise NonFinite("training: that of every client")
+        with torch.no_grad():
+            for name, p in parameters.items():
+                p.copy_(state["slots"][name]["average"])
+            for name, value in state["buffers"].items():
+                parameters.buffers[name].put(value)  # type: ignore[attr-defined]
+        return state
 
     def parts(self) -> Iterator[tuple[str, Stateful]]:
         """None: the client's rule and its sampler are parts of the trials, where their states begin anew."""

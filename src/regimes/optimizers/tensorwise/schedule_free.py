@@ -26,6 +26,8 @@ class ScheduleFree(Tensorwise):
 
     lr: Knob
 
+    weight_slots = ("z",)
+
     def interpolation(self) -> float:
         """Return beta."""
         raise NotImplementedError(f"{type(self).__name__} gives no interpolation")
