@@ -148,22 +148,6 @@ def test_its_own_teacher_is_a_plain_training_from_the_beginning(tmp_path):
     assert own.work.spent == given.work.spent > plain.work.spent
 
 
-def test_its_own_teacher_begins_with_fresh_states_where_the_student_carries_its():
-    carry = ["model", "optimizer"]
-    phases = [
-        rg.Phase("one", budget="3 steps", loss=rg.Distillation(None)),
-        rg.Phase("two", budget="8 steps", loss=rg.Distillation("self", 0.3), carry=carry),
-    ]
-    run = rg.Run(work(), rg.Regime(phases=phases, optimizer=rg.AdamW(lr=0.01), batch_size=8), 3)
-    steps = []
-    for record in run:
-        counts = {slot["step"] for slot in run.states["optimizer"]["slots"].values()}
-        steps.append((record.phase, "trial" in record.signals, *counts))
-    assert steps[:3] == [("one", False, n) for n in (1, 2, 3)]
-    assert steps[3:10] == [("two", True, n) for n in range(1, 8)]  # after its last step all is as before
-    assert steps[10:] == [("two", True, 3), *(("two", False, n) for n in range(4, 12))]
-
-
 class Spying(rg.Distillation):
     """Keeps what it was told of the teacher, and what the teacher said to which inputs."""
 

@@ -62,6 +62,14 @@ def enter(workload: Workload, regime: Regime, seed: int, validate: str | None = 
     return run
 
 
+#: What a comparison asks, in the order in which a design takes it, with what it is where a file says nothing.
+_DEFAULTS: dict[str, Any] = {
+    "baseline": None, "metric": None, "better": None, "margin": None, "seeds": None, "tune": {}, "trials": 0,
+    "equal": None, "level": 0.95, "until": None, "assume": None, "search": "quasi", "validate": None,
+}  # fmt: skip
+_ASKED = tuple(name for name in _DEFAULTS if name != "validate")
+
+
 def design_of(workload: Workload, arms: Mapping[str, Regime], settings: Mapping[str, Any]) -> Any:
     """Return the checked design of a comparison.
 
@@ -73,32 +81,9 @@ def design_of(workload: Workload, arms: Mapping[str, Regime], settings: Mapping[
     from regimes.study import design
     from regimes.study.compare import subject_of
 
-    given = {
-        "better": None,
-        "baseline": None,
-        "equal": None,
-        "trials": 0,
-        "tune": {},
-        "validate": None,
-        "until": None,
-        **settings,
-    }
-    names = (
-        "baseline",
-        "metric",
-        "better",
-        "margin",
-        "seeds",
-        "tune",
-        "trials",
-        "equal",
-        "level",
-        "until",
-        "assume",
-        "search",
-    )
+    given = _DEFAULTS | dict(settings)
     subject = subject_of(workload, {"validate": given["validate"]})
-    return design.design_of(subject, dict(arms), *(given[name] for name in names))
+    return design.design_of(subject, dict(arms), *(given[name] for name in _ASKED))
 
 
 def _phases(regime: Any) -> str:
