@@ -139,7 +139,7 @@ def test_what_a_command_cannot_take_is_told_with_what_can(places, arguments, cod
 
 BLAMED = [
     (("compare", "study.yaml", "--seeds", "3"), "--seeds: got 3; allowed: at least 6 seeds"),
-    (("compare", "study.yaml", "--seeds", "1"), "--seeds: got 1; allowed: at least 6 seeds"),
+    (("compare", "study.yaml", "--seeds", "2"), "--seeds: got 2; allowed: at least 6 seeds"),
     (("compare", "study.yaml", "--out", "base.yaml"), "--out: got 'base.yaml', which is a file"),
     (("run", "base.yaml", "--out", "base.yaml"), "--out: got 'base.yaml', which is a file"),
     (("run", "base.yaml", "--validate", "5"), "--validate: got '5', an amount without a unit"),
@@ -148,7 +148,7 @@ BLAMED = [
     (("run", "base.yaml", "--probe", "Nope"), "--probe: got 'Nope': there is no component 'Nope'; allowed: AlphaReQ, "),
     (("run", "base.yaml", "--probe", "Cosine"), "--probe: got 'Cosine': Cosine is a schedule; allowed: a probe"),
     (("run", "base.yaml", "--probe", "3"), "--probe: got '3'; allowed: a probe, for example GradientNorm"),
-    (("demo", "--seeds", "1"), "--seeds: got 1; allowed: at least "),
+    (("demo", "--seeds", "2"), "--seeds: got 2; allowed: at least "),
 ]
 
 

@@ -19,7 +19,7 @@ REFUSED = {
     "optimizer: got MKOR, which asks for more than gradients; allowed": {"optimizer": "MKOR(SGD(lr=0.1), every=2)"},
     "optimizer.base: got SAM; allowed in a script: a rule that evaluates once": {"optimizer": "SAM(SAM(SGD(lr=0.1)))"},
     "optimizer.momentum: got a momentum that reaches 0; allowed": {"optimizer": "SGD(lr=0.1, momentum=Linear(0, 0.9))"},
-    "loss: got Distillation.*keeps a state of its own; allowed": {"loss": "Distillation()"},
+    "loss: got Distillation.*keeps a state of its own; allowed": {"loss": "Distillation('self', ground_truth=0.3)"},
     "sampler: got OrderedPrefix.*allowed in a script: samplers that learn from losses alone": {
         "sampler": "OrderedPrefix()"
     },

@@ -74,7 +74,7 @@ def test_its_beginning_is_the_parents_state(work, made, at):
 @pytest.mark.parametrize("at", [0, 1, 4, 11, 12, 13])
 def test_at_trials_and_at_borders_of_phases(work, tmp_path, at):
     """Trials that the step begins with are the child's own; so is a phase that begins with it."""
-    regime = PHASES.but({"warm.optimizer.lr": "RangeTest(0.001, 0.5)"})
+    regime = PHASES.but({"warm.optimizer.lr": "RangeTest(0.001, 0.5, budget='6 steps')"})
     made = rg.run(work, regime, out=tmp_path / "r", checkpoint="1 steps")
     assert any("trial" in json.loads(row) for row in (made.folder / "records.jsonl").read_text().splitlines())
     assert same_files(rg.fork(made, at).folder, made.folder) == []

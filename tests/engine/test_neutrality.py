@@ -236,3 +236,26 @@ def test_a_result_says_that_a_probe_failed(work, tmp_path):
         (note,) = found.notes
         assert note.startswith(f"after {steps} steps a probe failed; first: probe ")
         assert note.endswith("failed: RuntimeError: out of order; the run went on without it")
+
+
+class Running(torch.nn.Module):
+    """A buffer that no checkpoint of torch's keeps, written in place from the first forward on."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(4, 2)
+        self.register_buffer("mean", torch.zeros(4), persistent=False)
+
+    def forward(self, x):
+        if self.training:
+            self.mean.lerp_(x.detach().mean(0), 0.1)
+        return self.net(x - self.mean)
+
+
+def test_looking_ahead_leaves_buffers_of_any_kind_as_they_are():
+    data = (torch.randn(16, 4), torch.randint(2, (16,)))
+    work = rg.Workload(model=Running, train=data, loss=torch.nn.CrossEntropyLoss())
+    regime = rg.Regime(optimizer=rg.SGD(lr=0.1), batch_size=4, budget="4 steps")
+    looked, blind = (rg.Run(work, regime, look_ahead=look) for look in (True, False))
+    assert torch.equal(looked.model.mean, blind.model.mean)
+    assert [record.loss for record in looked] == [record.loss for record in blind]

@@ -269,12 +269,11 @@ def test_refusals():
         rg.Workload(model=Causal, train=questions(), val=questions(), loss=rg.PolicyGradient.sft())
     source = questions()
     source.reward = lambda prompts, answers: torch.zeros(1, 3, 3)
-    made = run(work(source=source))
-    with pytest.raises(UserCodeError, match=r"the reward gave \(1, 3, 3\); allowed: a tensor of shape \(1, 3\)"):
-        read(made, [0])
-    made = run(work(model=lambda: nn.Sequential(nn.Embedding(7, 4), nn.Flatten(1), nn.Linear(12, 7))))
-    with pytest.raises(UserCodeError, match=r"the model gave \(1, 7\) for tokens of shape \(1, 3\)"):
-        read(made, [0])
+    with pytest.raises(UserCodeError, match=r"the reward gave \(1, 3, 3\); allowed: a tensor of shape \(\d, 3\)"):
+        run(work(source=source))
+    flat = work(model=lambda: nn.Sequential(nn.Embedding(7, 4), nn.Flatten(1), nn.Linear(12, 7)))
+    with pytest.raises(UserCodeError, match=r"the model gave \(\d, 7\) for tokens of shape \(\d, 3\)"):
+        run(flat)
 
 
 def test_a_model_that_answers_nothing_finite_skips_the_step():

@@ -97,7 +97,7 @@ def replayed(
         As `trained_at`.
     """
     _refuse_feedback(regime)
-    run = Run(_without_model(workload), _order_alone(regime), seed, count_flops=False)
+    run = Run(_without_model(workload), _order_alone(regime), seed, count_flops=False, look_ahead=False)
     for length in (phase.length for phase in run.phases):
         if length.unit == "flops" or (length.unit == "tokens" and records is None):
             raise DeclarationError(

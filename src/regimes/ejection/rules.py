@@ -181,6 +181,7 @@ class Rules:
         assert rule is not None
         self.own.uses_streams = True
         eps = repr(rule.eps)
+        text.add("model.eval()")
         with text.block("with torch.no_grad():"):
             text.add(f"move(parameters, {eps}, streams, step)")
             write(text, grad=False)
@@ -201,7 +202,7 @@ class Rules:
                 with text.block("for p in parameters:"):
                     text.add(f"p.mul_(1 - {bracketed(rule.lr)} * {bracketed(rule.weight_decay)})")
             text.add(f"move(parameters, -{bracketed(rule.lr)} * slope, streams, step)")
-        text.add("loss = found")
+        text.add("model.train()", "loss = found")
 
     def helpers(self) -> dict[str, list[str]]:
         """The functions that it needs."""

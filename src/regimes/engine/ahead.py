@@ -25,7 +25,7 @@ def check_given(declaration: Any) -> None:
                 raise why.within(path) from None
 
 
-def check_phases(run: Any) -> None:
+def check_phases(run: Any, evaluate: bool = True) -> None:
     """Enter every phase on a copy of the model, without its values, before anything is spent.
 
     Raises
@@ -50,7 +50,8 @@ def check_phases(run: Any) -> None:
             _check_trial(run, phase, states)
             if before is not None:
                 _check_carry(before, (phase, states))
-            ahead.evaluate(run.frame.plans[0] if before is None else None)
+            if evaluate:
+                ahead.evaluate(run.frame.plans[0] if before is None else None)
         except DeclarationError as why:
             raise (why if before is None else why.within(phase.name)) from None
         before = phase, states

@@ -127,7 +127,8 @@ class Ahead:
         size = self.phase.declaration.micro_batch
         size = 2 if size == "auto" else len(plan) if size is None else size  # of "auto" no more is sure to fit
         live = self.phase.substitute(self.phase.step_knobs.values(self.states["knobs"], self.position) | plan.knobs)
-        with kept(), self.buffers.aside():
+        # Not those that the evaluator watches: what it has come to watch would not be put back.
+        with kept(), Buffers(self.model).aside():
             first = _First(Evaluator(self, live, plan.part(0, min(size, len(plan)))))
             # Where memory is short the step says so.
             with contextlib.suppress(_Asked, NonFinite, torch.OutOfMemoryError):

@@ -47,6 +47,9 @@ class Run:
         Whether work is counted in floating-point operations.
     world : World, optional
         The processes that train it together; default this one alone.
+    look_ahead : bool
+        Evaluate the first micro-batch of every phase, so that what does not fit is refused before anything is spent.
+        Default True; False for a run that is not to train.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Run:
         give_up: int = 10,
         count_flops: bool = True,
         world: World | None = None,
+        look_ahead: bool = True,
     ) -> None:
         self.world = World() if world is None else world
         self.workload, self.regime, self.seed, self.give_up = workload, regime, seed, give_up
@@ -90,7 +94,7 @@ class Run:
         self.finished = False
         self.seams: list[dict[str, Any]] = []
         self.enter(first=True)
-        ahead.check_phases(self)
+        ahead.check_phases(self, evaluate=look_ahead)
 
     # -- phases --------------------------------------------------------------------------------------------
 
