@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from regimes.study.command import Command
     from regimes.study.compare import compare
     from regimes.study.foreign.verdict import verdict
+    from regimes.study.guard import Guarded, guard
     from regimes.study.plan import Plan, plan
     from regimes.study.ranges import between, times
     from regimes.study.replays import Replay, replay
@@ -68,6 +69,7 @@ _ELSEWHERE = {
     "regimes.study.command": ("Command",),
     "regimes.study.compare": ("compare",),
     "regimes.study.foreign.verdict": ("verdict",),
+    "regimes.study.guard": ("Guarded", "guard"),
     "regimes.study.plan": ("Plan", "plan"),
     "regimes.study.ranges": ("between", "times"),
     "regimes.study.replays": ("Replay", "replay"),
