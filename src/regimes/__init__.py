@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from regimes.schedules import *  # noqa: F403
     from regimes.selectors import *  # noqa: F403
     from regimes.sources import *  # noqa: F403
+    from regimes.study.audit import Audit, audit
     from regimes.study.branches import extend, fork
     from regimes.study.command import Command
     from regimes.study.compare import compare
@@ -65,6 +66,7 @@ _ELSEWHERE = {
     "regimes.engine.run": ("Run",),
     "regimes.engine.workload": ("Workload",),
     "regimes.integrations.lr_scheduler": ("lr_scheduler",),
+    "regimes.study.audit": ("Audit", "audit"),
     "regimes.study.branches": ("extend", "fork"),
     "regimes.study.command": ("Command",),
     "regimes.study.compare": ("compare",),

@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from regimes.cli import folders
+from regimes.study import folders
 from regimes.cli.replay import _names as names
 
 

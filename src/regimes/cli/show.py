@@ -80,7 +80,7 @@ def _show_component(name: str, as_json: bool) -> None:
 
 
 def _show_run(folder: Path, as_json: bool) -> None:
-    from regimes.cli.folders import standing
+    from regimes.study.folders import standing
     from regimes.engine import records
     from regimes.engine.folder import read_json
     from regimes.engine.index import facts_of
