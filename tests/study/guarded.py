@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import regimes as rg
 
@@ -14,7 +13,7 @@ from tiny.data import batches
 from tiny.model import Net
 from tiny.rates import rate
 
-STEPS, WARMUP, PEAK, ACCUMULATE = 24, 8, 0.1, 3
+STEPS, WARMUP, PEAK, ACCUMULATE = 24, 8, 0.01, 3
 
 
 def groups(model):
@@ -72,7 +71,7 @@ DATA = '''
 """The data."""
 import torch
 
-SIZE, VAL, WIDTH, BATCH = 192, 96, 6, 8
+SIZE, VAL, WIDTH, BATCH = 768, 96, 6, 8
 
 
 def examples():
@@ -94,7 +93,7 @@ def batches(seed):
             rows = order[start : start + BATCH - (start // BATCH) % 3]
             yield x[rows], y[rows]
 '''
-SCRIPT = '''
+SCRIPT = """
 import json
 import sys
 
@@ -110,7 +109,7 @@ with torch.no_grad():
     loss = torch.nn.functional.cross_entropy(model(x), y)
 with open(out + "/metrics.json", "w") as file:
     json.dump({"val_loss": loss.item()}, file)
-'''
+"""
 GUARD = f"""
 workload:
   command: {sys.executable} train.py {{seed}} {{out}}
@@ -180,7 +179,7 @@ def planted(repository):
     """The bugs of the acceptance: files, and the part of the step in which each is."""
     return {
         "accumulation normaliser": (
-            repository.replaced("src/tiny/loop.py", ("/ total", "/ len(y)")),
+            repository.replaced("src/tiny/loop.py", ("/ total", "/ total / ACCUMULATE")),
             "the loss (forward)",
         ),
         "off-by-one in warm-up": (
@@ -192,7 +191,9 @@ def planted(repository):
             "the optimizer's settings",
         ),
         "shuffled data not shuffled": (
-            repository.replaced("src/tiny/data.py", ("torch.randperm(SIZE, generator=generator)", "torch.arange(SIZE)")),
+            repository.replaced(
+                "src/tiny/data.py", ("torch.randperm(SIZE, generator=generator)", "torch.arange(SIZE)")
+            ),
             "the data",
         ),
     }

@@ -77,10 +77,10 @@ def extractions():
 REORDERED = {
     "the loss before the optimizer": (
         "src/tiny/loop.py",
-        '    optimizer = torch.optim.SGD(groups(model), lr=PEAK, momentum=0.9)\n'
+        "    optimizer = torch.optim.SGD(groups(model), lr=PEAK, momentum=0.9)\n"
         '    loss_function = torch.nn.CrossEntropyLoss(reduction="sum")\n',
         '    loss_function = torch.nn.CrossEntropyLoss(reduction="sum")\n'
-        '    optimizer = torch.optim.SGD(groups(model), lr=PEAK, momentum=0.9)\n',
+        "    optimizer = torch.optim.SGD(groups(model), lr=PEAK, momentum=0.9)\n",
     ),
     "the batches before the loss": (
         "src/tiny/loop.py",

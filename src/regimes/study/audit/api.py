@@ -102,7 +102,7 @@ def _facts(root: Path, found: Gathered, judged: list[Implied], level: float) -> 
         "level": level,
         "family": sum(one.comparison is not None for one in judged),
         "comparisons": [_told(one, judged) for one in ordered],
-        "reruns": reruns.told(reruns.propose(ordered, found.groups, root)),
+        "reruns": reruns.told(reruns.propose(ordered, found.groups)),
         "notes": found.said,
     }
 

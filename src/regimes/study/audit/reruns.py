@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Rerun:
     commands: list[str]
 
 
-def propose(open_: Sequence[Implied], groups: Sequence[Group], root: Path) -> list[Rerun]:
+def propose(open_: Sequence[Implied], groups: Sequence[Group]) -> list[Rerun]:
     """Return re-runs, most comparisons decided per second first; runs that an earlier one made cost nothing again.
 
     Parameters
@@ -54,8 +54,6 @@ def propose(open_: Sequence[Implied], groups: Sequence[Group], root: Path) -> li
     open_ : sequence of Implied
         All comparisons; those that are decided need nothing.
     groups : sequence of Group
-    root : Path
-        The folder that was looked at.
     """
     needs = {place: _needs(one, open_, groups) for place, one in enumerate(open_)}
     left = {place: runs for place, runs in needs.items() if runs}
@@ -67,20 +65,22 @@ def propose(open_: Sequence[Implied], groups: Sequence[Group], root: Path) -> li
     made: set[Needed] = set()
     found = []
     while left:
-
-        def worth(place: int) -> tuple[float, float, int]:
-            new = left[place] - made
-            cost = sum(price[run] for run in new)
-            decided = sum(runs <= made | new for runs in left.values())
-            return -decided / max(cost, 1e-9), cost, place
-
-        best = min(left, key=worth)
+        best = min(left, key=lambda place: _worth(left[place] - made, made, left, price))
         new = left[best] - made
         made |= new
         settled = [place for place, runs in left.items() if runs <= made]
-        found.append(_rerun([open_[place] for place in settled], new, sum(price[run] for run in new), groups, root))
+        found.append(_rerun([open_[place] for place in settled], new, sum(price[run] for run in new), groups))
         left = {place: runs for place, runs in left.items() if place not in settled}
     return found
+
+
+def _worth(
+    new: set[Needed], made: set[Needed], left: Mapping[int, set[Needed]], price: Mapping[Needed, float]
+) -> tuple[float, float]:
+    """What new runs are worth, the least first: comparisons that they decide, per second; then their price."""
+    cost = sum(price[run] for run in new)
+    decided = sum(runs <= made | new for runs in left.values())
+    return -decided / max(cost, 1e-9), cost
 
 
 def _needs(one: Implied, others: Sequence[Implied], groups: Sequence[Group]) -> set[Needed]:
@@ -127,9 +127,7 @@ def _seconds(arm: Arm) -> float:
     return arm.seconds or 0.0
 
 
-def _rerun(
-    settles: list[Implied], new: set[Needed], seconds: float, groups: Sequence[Group], root: Path
-) -> Rerun:
+def _rerun(settles: list[Implied], new: set[Needed], seconds: float, groups: Sequence[Group]) -> Rerun:
     runs, commands = [], list[str]()
     for (number, name), members in itertools.groupby(sorted(new), key=lambda run: run[:2]):
         group, seeds = groups[number], [seed for _, _, seed in members]

@@ -38,7 +38,10 @@ def _number(count: int, word: str) -> str:
 
 def text(facts: dict[str, Any]) -> str:
     """Return what a terminal shows."""
-    lines = [sentence(facts) + ".", f"Intervals hold together at {facts['level']:.0%}; a positive difference is better."]
+    lines = [
+        sentence(facts) + ".",
+        f"Intervals hold together at {facts['level']:.0%}; a positive difference is better.",
+    ]
     lines = lines if facts["comparisons"] else lines[:1]
     for standing in STANDINGS:
         members = [one for one in facts["comparisons"] if one["standing"] == standing]
@@ -75,5 +78,7 @@ def _rerun(place: int, rerun: dict[str, Any]) -> list[str]:
     runs = sum(len(one["seeds"]) for one in rerun["runs"])
     lead = "at least " if rerun["assumed"] else ""
     head = f"{lead}{_number(runs, 'run')}, {duration(rerun['seconds'])}, for {'; and '.join(rerun['settles'])}"
-    lines = rerun["commands"] or [f"seeds {', '.join(map(str, one['seeds']))} of {one['regime']}" for one in rerun["runs"]]
+    lines = rerun["commands"] or [
+        f"seeds {', '.join(map(str, one['seeds']))} of {one['regime']}" for one in rerun["runs"]
+    ]
     return [f"  {place}. {head}", *(f"     {line}" for line in lines)]

@@ -22,7 +22,7 @@ from regimes.study.guard.versions import Version
 from regimes.study.problems import Problems
 from regimes.study.specs import load_workload
 
-_FOLDER = Path(__file__).resolve().parent
+_WATCH = Path(__file__).resolve().parent / "watch"
 #: Written in front of a guarded command: where it runs, whose code it imports, and what looks on.
 _FRONT = """cd {regimes_tree} || exit 1
 export PYTHONPATH={regimes_path}"${{PYTHONPATH:+:$PYTHONPATH}}" REGIMES_OUT={out} REGIMES_WATCH={regimes_watch}
@@ -97,7 +97,7 @@ class Question:
                 "regimes_tree": str(place),
                 "regimes_copy": str(version.tree),
                 "regimes_root": str(root),
-                "regimes_path": ":".join([*paths, str(_FOLDER / "watch")]),
+                "regimes_path": ":".join([*paths, str(_WATCH)]),
                 "regimes_watch": "none" if self.own else watch,
                 "regimes_packages": _packages(),
             }
@@ -199,7 +199,9 @@ def _ours(checked: Any, store: Path) -> Command:
     metric = checked.guard.metric or "val/loss"
     if metric.partition("/")[0] not in ("val", "test"):
         raise DeclarationError(f"got '{metric}'; allowed: a metric with its split, such as 'val/loss'", "guard.metric")
-    fixed = shlex.join([sys.executable, str(_FOLDER / "driver.py"), str(file)]).replace("{", "{{").replace("}", "}}")
+    fixed = (
+        shlex.join([sys.executable, str(_WATCH / "regimes_driver.py"), str(file)]).replace("{", "{{").replace("}", "}}")
+    )
     name = checked.workload if isinstance(checked.workload, str) else checked.workload.get("name", "workload")
     line = f"{fixed} {{seed}} {{out}} {shlex.quote(metric)} {{regimes_mode}}"
     return Command(line, f"{{out}}/metrics.json:{metric}", name=str(name), directory=".")

@@ -125,5 +125,5 @@ def ratio_of(pairs: Sequence[tuple[Timed | None, Timed | None]], level: float) -
         head.step / base.step if seen else head.seconds / base.seconds  # type: ignore[operator]
         for base, head in near
     ]
-    ends = median_interval(ratios, level) or (None, None)
-    return Ratio("step" if seen else "run", float(np.median(ratios)), *ends, len(near))
+    low, high = median_interval(ratios, level) or (None, None)
+    return Ratio("step" if seen else "run", float(np.median(ratios)), low, high, len(near))

@@ -78,7 +78,9 @@ class Versions:
             return "HEAD"
         if self.is_repository and self._commit("HEAD~1"):
             return "HEAD~1"
-        raise DeclarationError(f"there is no version before this one in {self.root}; give a revision or a folder", "base")
+        raise DeclarationError(
+            f"there is no version before this one in {self.root}; give a revision or a folder", "base"
+        )
 
     def frozen(self, name: str, key: str) -> Version:
         """Return a version as a copy: a revision, `WORKING_TREE`, or a folder.
@@ -101,7 +103,9 @@ class Versions:
         return self._copied(name, place.resolve())
 
     def _commit(self, name: str) -> str:
-        return _git(["rev-parse", "--quiet", "--verify", "--end-of-options", f"{name}^{{commit}}"], self.root, missing="")
+        return _git(
+            ["rev-parse", "--quiet", "--verify", "--end-of-options", f"{name}^{{commit}}"], self.root, missing=""
+        )
 
     def _written(self) -> str:
         """Write the working tree, untracked files that are not ignored too, as git's tree; its index is left alone."""
@@ -110,7 +114,9 @@ class Versions:
             own = Path(folder) / "index"
             with contextlib.suppress(FileNotFoundError):  # with it git knows which files it has read already
                 shutil.copy2(self.root / index, own)
-            outside = [] if not self.store.is_relative_to(self.root) else [f":(exclude){self.store.relative_to(self.root)}"]
+            outside = (
+                [] if not self.store.is_relative_to(self.root) else [f":(exclude){self.store.relative_to(self.root)}"]
+            )
             _git(["add", "--all", "--", ".", *outside], self.root, index=own)
             return _git(["write-tree"], self.root, index=own)
 

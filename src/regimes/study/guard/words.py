@@ -73,5 +73,7 @@ def _more(facts: dict[str, Any]) -> list[str]:
         if found["one_observation"]:
             said.append("seeds that change the runs would decide it: every pair differed by the same")
         else:
-            said.append(f"{more} more seeds would decide it" if more else "no number of seeds below 10,000 would decide it")
+            said.append(
+                f"{more} more seeds would decide it" if more else "no number of seeds below 10,000 would decide it"
+            )
     return [*said, *(f"note: {note}" for note in facts["notes"])]

@@ -179,8 +179,8 @@ class Trace(Watch):
 
 def said(group: Mapping[str, Any], names: list[str]) -> str:
     """The settings of a parameter group as text: the numbers that its rule has defaults for."""
-    numbers = {name: group.get(name) for name in names}
-    return json.dumps({name: float(v) if hasattr(v, "item") else v for name, v in numbers.items()}, default=repr)
+    found: dict[str, Any] = {name: group.get(name) for name in names}
+    return json.dumps({name: float(v) if hasattr(v, "item") else v for name, v in found.items()}, default=repr)
 
 
 def tensors_in(data: Any) -> list[Any]:

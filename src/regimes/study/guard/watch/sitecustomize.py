@@ -49,7 +49,7 @@ class AfterTorch(importlib.abc.MetaPathFinder):
 
 def begin() -> None:
     """Watch this process as the environment asks."""
-    import regimes_watch  # type: ignore[import-not-found]  # it lies beside this file
+    import regimes_watch  # it lies beside this file
 
     watch = regimes_watch.from_environment(os.environ)
     if watch is not None:

@@ -1,9 +1,9 @@
 """Trains a workload of ours at a version: a script of its own, which is given the version's ``regimes`` by PYTHONPATH.
 
-    python driver.py QUESTION.yaml SEED OUT METRIC MODE
+    python regimes_driver.py QUESTION.yaml SEED OUT METRIC MODE
 
 leaves ``metrics.json``, and by its mode the times of the steps (``time``) or what every step read and wrote
-(``trace:STEPS``), in the form of `watch.regimes_watch`.
+(``trace:STEPS``), in the form of `regimes_watch`, which lies beside.
 """
 
 from __future__ import annotations
@@ -12,12 +12,9 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent / "watch"))
-from regimes_watch import TRACE, Watch, digest  # type: ignore[import-not-found]  # noqa: E402 (it lies beside)
 
 
 def main(question: str, seed: str, out: str, metric: str, mode: str) -> None:
@@ -27,6 +24,7 @@ def main(question: str, seed: str, out: str, metric: str, mode: str) -> None:
     from regimes.study.own import Own
 
     found = files.read(question)
+    assert isinstance(found, files.RunFile)  # that is how the question was written
     Own(found.workload, {}).metric_name(metric)  # refused before anything is trained
     kind, _, steps = mode.partition(":")
     make = _traced(Path(out), int(steps)) if kind == "trace" else _timed(Path(out))
@@ -42,6 +40,8 @@ def main(question: str, seed: str, out: str, metric: str, mode: str) -> None:
 
 def _timed(out: Path) -> Any:
     def make(workload: Any, regime: Any, seed: int) -> dict[str, float]:
+        from regimes_watch import Watch
+
         from regimes.engine import api
 
         watch = Watch(out)
@@ -57,14 +57,17 @@ def _timed(out: Path) -> Any:
 
 def _traced(out: Path, steps: int) -> Any:
     def make(workload: Any, regime: Any, seed: int) -> dict[str, float]:
+        from regimes_watch import TRACE
+
         from regimes.engine.api import final_metrics
         from regimes.engine.run import Run
 
-        run, last = Run(workload, regime, seed), None
+        run, record = Run(workload, regime, seed), None
         with (out / TRACE).open("w") as file:
-            for last, row in _rows(run, steps):
+            while not run.finished:
+                record, row = _step(run, steps)
                 file.write(json.dumps(row) + "\n")
-            metrics = final_metrics(run, last)
+            metrics = final_metrics(run, record)
             numbers = [[name, name, repr(value)] for name, value in metrics.items()]
             end = {"weights": _tensors(run.model.state_dict()), "metrics": numbers}
             file.write(json.dumps({"step": run.frame.step, "parts": end}) + "\n")
@@ -73,23 +76,20 @@ def _traced(out: Path, steps: int) -> Any:
     return make
 
 
-def _rows(run: Any, steps: int) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _step(run: Any, steps: int) -> tuple[Any, dict[str, Any]]:
+    """Train one step; return its record, and the row of it."""
     from regimes.engine import records
 
-    while not run.finished:
-        number, parts = run.frame.step, {}
-        run.ready()
-        whole = number < steps and run.frame.trial is None
-        if whole:
-            parts = {"before": _tensors(run.parameters), "data": _data(run)} | _seen(run)
-        record = run.step()
-        knobs = [[path, path, repr(value)] for path, value in record.knobs.items()]
-        parts = {name: parts[name] for name in ("before", "data") if name in parts} | {"knobs": knobs} | parts
-        if whole and not run.finished:
-            parts["weights"] = _tensors(run.parameters)
-        line = records.line(record)
-        parts["record"] = [["record", "", line]]
-        yield record, {"step": number, "parts": parts}
+    run.ready()
+    number, before, evaluated = run.frame.step, {}, {}
+    whole = number < steps and run.frame.trial is None
+    if whole:
+        before, evaluated = {"before": _tensors(run.parameters), "data": _data(run)}, _seen(run)
+    record = run.step()
+    knobs = [[path, path, repr(value)] for path, value in record.knobs.items()]
+    after = {"weights": _tensors(run.parameters)} if whole and not run.finished else {}
+    line = {"record": [["record", "", records.line(record)]]}
+    return record, {"step": number, "parts": before | {"knobs": knobs} | evaluated | after | line}
 
 
 def _data(run: Any) -> list[list[str]]:
@@ -107,7 +107,9 @@ def _seen(run: Any) -> dict[str, list[list[str]]]:
     try:
         return _evaluated(run)
     except (AttributeError, ImportError, TypeError) as why:
-        print(f"the engine of this version cannot be looked into ({why}): loss and gradient are left out", file=sys.stderr)
+        print(
+            f"the engine of this version cannot be looked into ({why}): loss and gradient are left out", file=sys.stderr
+        )
         return {}
 
 
@@ -118,7 +120,9 @@ def _evaluated(run: Any) -> dict[str, list[list[str]]]:
     from regimes.engine.evaluator import Evaluator
     from regimes.engine.forwards import Unaddressed
 
-    live = run.phase.substitute(run.phase.step_knobs.values(run.states["knobs"], run.position) | run.frame.plans[0].knobs)
+    live = run.phase.substitute(
+        run.phase.step_knobs.values(run.states["knobs"], run.position) | run.frame.plans[0].knobs
+    )
     flops, run.flops = run.flops, None
     modes = [(module, module.training) for module in run.model.modules()]
     evaluate = Evaluator(run, live, run.frame.plans[0])
@@ -145,6 +149,8 @@ def _evaluated(run: Any) -> dict[str, list[list[str]]]:
 
 
 def _tensors(named: Mapping[str, Any]) -> list[list[str]]:
+    from regimes_watch import digest
+
     return [[name, "", digest(tensor)] for name, tensor in named.items()]
 
 
