@@ -149,7 +149,7 @@ def _design(
         margin = question["margin"]  # type: ignore[index]
     if margin is None:
         raise DeclarationError(
-            f"needs a value: no study below the folder says which difference of {metric} matters", "margin"
+            f"needs a value; no study below the folder says which difference of {metric} matters", "margin"
         )
     if better is None and same:
         better = question["better"]  # type: ignore[index]
