@@ -115,7 +115,7 @@ EQUIVALENT = {
 }
 #: These round otherwise: the steps differ, and the training is the same.
 ROUNDED = {
-    "a rate in another order": ("src/tiny/rates.py", "peak * (step + 1) / warmup", "peak * ((step + 1) / warmup)"),
+    "times three and back": ("src/tiny/model.py", "self.last(hidden)", "self.last(3 * hidden / 3)"),
     "times the inverse": ("src/tiny/loop.py", "/ total", "* (1 / total)"),
     "a mean for a sum": (
         "src/tiny/loop.py",

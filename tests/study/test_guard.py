@@ -212,8 +212,9 @@ def test_the_base_is_where_the_branch_left_main_else_the_version_before(small):
     assert versions.base() == fork != first
 
 
-def test_the_working_tree_is_what_stands_there_and_git_is_left_alone(small):
-    small.write(".gitignore", "ignored\n")
+@pytest.mark.parametrize("ignore", ["", "runs/\n"])
+def test_the_working_tree_is_what_stands_there_and_git_is_left_alone(small, ignore):
+    small.write(".gitignore", f"ignored\n{ignore}")
     small.write("ignored", "x")
     small.write("new.py", "new = 1\n")
     small.write("library.py", "shift = 7\n")
@@ -221,7 +222,7 @@ def test_the_working_tree_is_what_stands_there_and_git_is_left_alone(small):
     tree = Versions(small.folder, small.folder / "runs").frozen(WORKING_TREE, "head").tree
     assert {path.name for path in tree.iterdir()} == {".gitignore", "guard.yaml", "library.py", "new.py", "train.py"}
     assert (tree / "library.py").read_text() == "shift = 7\n"
-    assert small.git("status", "--porcelain") == f"{before}\n?? runs/"
+    assert small.git("status", "--porcelain") == (before if ignore else f"{before}\n?? runs/")
     assert Versions(small.folder, small.folder / "runs").frozen(WORKING_TREE, "head").tree == tree
 
 

@@ -107,7 +107,7 @@ def guard(
     """
     folder = (Path(out) if out is not None else Path("runs") / Path(file).stem).resolve()
     question = read(file, folder, {"base": base, "head": head, "seeds": seeds})
-    versions = Versions(question.path.parent, folder / "trees")
+    versions = Versions(question.path.parent, folder)
     found = _Guard(question, versions, folder, progress, say)
     made = found.judged()
     write_json(folder / "guard.json", made.to_dict())

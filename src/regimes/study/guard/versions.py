@@ -45,12 +45,13 @@ class Versions:
     ----------
     folder : Path
         Of the file.
-    store : Path
-        Where copies are kept, by content. It is never part of a version.
+    out : Path
+        Copies are kept in ``trees`` below it, by content. It is never part of a version.
     """
 
-    def __init__(self, folder: Path, store: Path) -> None:
-        self.folder, self.store = folder.resolve(), store.resolve()
+    def __init__(self, folder: Path, out: Path) -> None:
+        self.folder, self.out = folder.resolve(), out.resolve()
+        self.store = self.out / "trees"
         found = _git(["rev-parse", "--show-toplevel"], self.folder, missing="")
         self.root = Path(found).resolve() if found else self.folder
         self.is_repository = bool(found)
@@ -114,11 +115,15 @@ class Versions:
             own = Path(folder) / "index"
             with contextlib.suppress(FileNotFoundError):  # with it git knows which files it has read already
                 shutil.copy2(self.root / index, own)
-            outside = (
-                [] if not self.store.is_relative_to(self.root) else [f":(exclude){self.store.relative_to(self.root)}"]
-            )
-            _git(["add", "--all", "--", ".", *outside], self.root, index=own)
+            _git(["add", "--all", "--", ".", *self._outside()], self.root, index=own)
             return _git(["write-tree"], self.root, index=own)
+
+    def _outside(self) -> list[str]:
+        """What git has to leave out: our own folder, where it lies in the repository and git does not ignore it."""
+        if not self.out.is_relative_to(self.root):
+            return []
+        inner = str(self.out.relative_to(self.root))
+        return [] if _git(["check-ignore", inner], self.root, missing="") else [f":(exclude){inner}"]
 
     def _tree(self, name: str, tree: str) -> Version:
         with self._made(tree[:16]) as part:
@@ -145,7 +150,7 @@ class Versions:
 
     def _passed_over(self, path: Path, place: Path) -> bool:
         names = path.relative_to(place).parts
-        return any(name in _NOT_CODE for name in names) or path.is_relative_to(self.store)
+        return any(name in _NOT_CODE for name in names) or path.is_relative_to(self.out)
 
     @contextlib.contextmanager
     def _made(self, digest: str) -> Iterator[Path | None]:
