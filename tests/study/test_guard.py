@@ -158,7 +158,9 @@ def test_code_that_is_not_the_versions_own_is_refused(small, monkeypatch):
     small.commit()
     small.write("package/library.py", "shift = 0.5\n")
     monkeypatch.setenv("PYTHONPATH", str(small.folder / "package"))
-    with pytest.raises(RegimesError, match=r"'HEAD .*' imported library from .*code/package/library.py.*guard.pythonpath"):
+    with pytest.raises(
+        RegimesError, match=r"'HEAD .*' imported library from .*code/package/library.py.*guard.pythonpath"
+    ):
         small.guarded()
     small.write("guard.yaml", GUARD + "  pythonpath: package\n")
     assert small.guarded().verdict == "worse"
@@ -176,7 +178,10 @@ def test_killed_it_goes_on_with_what_is_there(small):
     process.wait()
     found = small.guarded()
     assert found.verdict == "worse"
-    assert small.began() in (15, 16)  # 3 that were looked at, 12 paired; a command that outlived the guard is waited for
+    assert small.began() in (
+        15,
+        16,
+    )  # 3 that were looked at, 12 paired; a command that outlived the guard is waited for
 
 
 def test_the_command_says_it_in_three_forms(small, monkeypatch):
