@@ -117,7 +117,9 @@ def test_seeds_that_one_of_the_two_has_are_taken_first(found):
     more = told(found, "momentum")["more_seeds"]
     assert seeds == {*range(1, more + 1)}
     base = [one for rerun in found.reruns for one in rerun["runs"] if one["regime"] == repr(regime({}))]
-    assert not {0, 1, 2, 3} & {seed for one in base for seed in one["seeds"]}
+    taken = {seed for one in base for seed in one["seeds"]}
+    assert not {0, 1, 2, 3} & taken
+    assert 9 in taken  # the only seed of the late one: before any that neither has
 
 
 def test_two_regimes_that_differ_in_more_imply_nothing(runs):
