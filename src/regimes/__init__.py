@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from regimes.schedules import *  # noqa: F403
     from regimes.selectors import *  # noqa: F403
     from regimes.sources import *  # noqa: F403
+    from regimes.study.audit import Audit, audit
     from regimes.study.branches import extend, fork
     from regimes.study.command import Command
     from regimes.study.compare import compare
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from regimes.study.foreign.verdict import verdict
     from regimes.study.ladder import Ladder, ladder
     from regimes.study.late_forks import LateForks, late_forks
+    from regimes.study.guard import Guarded, guard
     from regimes.study.plan import Plan, plan
     from regimes.study.ranges import between, times
     from regimes.study.replays import Replay, replay
@@ -67,6 +69,7 @@ _ELSEWHERE = {
     "regimes.engine.run": ("Run",),
     "regimes.engine.workload": ("Workload",),
     "regimes.integrations.lr_scheduler": ("lr_scheduler",),
+    "regimes.study.audit": ("Audit", "audit"),
     "regimes.study.branches": ("extend", "fork"),
     "regimes.study.command": ("Command",),
     "regimes.study.compare": ("compare",),
@@ -74,6 +77,7 @@ _ELSEWHERE = {
     "regimes.study.evaluation_noise": ("EvaluationNoise", "evaluation_noise"),
     "regimes.study.ladder": ("Ladder", "ladder"),
     "regimes.study.late_forks": ("LateForks", "late_forks"),
+    "regimes.study.guard": ("Guarded", "guard"),
     "regimes.study.plan": ("Plan", "plan"),
     "regimes.study.ranges": ("between", "times"),
     "regimes.study.replays": ("Replay", "replay"),

@@ -27,6 +27,8 @@ SURFACE = {
     "verify": "[NAMES] --all --out --workers --record --progress/--no-progress --json --debug",
     "verdict": "PATH --arm --seed --metric --margin --better --baseline --level --step --at --nan --where --noise --out --json "
     "--debug",
+    "guard": "FILE --base --head --seeds --out --markdown --progress/--no-progress --json --debug",
+    "audit": "[ROOT] --metric --margin --better --level --differ --json --debug",
     "report": "STUDY --out --json --debug",
     "show": "NAME --json --debug",
     "diff": "A B --json --debug",
@@ -58,7 +60,7 @@ def test_commands_and_flags_are_frozen():
 
 
 def test_every_module_of_a_command_is_listed():
-    files = {file.stem for file in Path(regimes.cli.__file__).parent.glob("*.py")} - {"__init__", "common", "folders"}
+    files = {file.stem for file in Path(regimes.cli.__file__).parent.glob("*.py")} - {"__init__", "common"}
     assert files == set(COMMANDS)
 
 
