@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from regimes.core.display import RENDERERS
+from regimes.engine.following import FOLLOWERS
 
 if TYPE_CHECKING:
     from regimes import groups, optim
@@ -86,6 +87,8 @@ RENDERERS.update(
         "Study": "regimes.report.notebook:study_html",
     }
 )
+
+FOLLOWERS.update(dict.fromkeys(("tensorboard", "wandb", "mlflow", "trackio"), "regimes.track.tracking:follower"))
 
 
 def __getattr__(name: str) -> Any:

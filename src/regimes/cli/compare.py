@@ -19,6 +19,7 @@ from regimes.cli import common
 @click.option("--until", type=click.Choice(["decided"]), help="Stop as soon as it is decided.")
 @click.option("--max-cost", metavar="TIME", help='With --until: begin no seeds beyond this time, such as "30 min".')
 @common.edits
+@common.track
 @common.progress
 @common.as_json
 def command(
@@ -29,6 +30,7 @@ def command(
     until: str | None,
     max_cost: str | None,
     edits: tuple[str, ...],
+    track: tuple[str, ...],
     progress: bool | None,
     as_json: bool,
 ) -> None:
@@ -53,8 +55,8 @@ def command(
         folders = (str(found.path.resolve().parent), str(Path.cwd()))
         make = (specs.workload_in, (found.workload_spec, folders))
     before = common.facts_before(out if out is not None else Path("runs") / settings["name"])
-    again = _command(file, out, workers, edits)
-    with common.continued_by(again), common.given_as(seeds=seeds, out=out, workers=workers), found.located(""):
+    again = _command(file, out, workers, edits, track)
+    with common.continued_by(again), common.given_as(seeds=seeds, out=out, workers=workers, track=track or None), found.located(""):
         study = study_compare.compare(
             found.workload,
             found.arms,
@@ -64,6 +66,7 @@ def command(
             workload_spec=found.workload_spec,
             command=again,
             make=make,
+            track=track,
             **settings,
         )
     page = common.page_of(study, before)
@@ -76,11 +79,13 @@ def command(
     click.echo(f"Report: {page}")
 
 
-def _command(file: str, out: str | None, workers: int, edits: tuple[str, ...]) -> str:
+def _command(file: str, out: str | None, workers: int, edits: tuple[str, ...], track: tuple[str, ...]) -> str:
     """Return the command without --seeds, to which a study adds the number that would decide."""
     words = ["regimes", "compare", file]
     words += ["--out", out] if out is not None else []
     words += ["--workers", str(workers)] if workers > 1 else []
     for edit in edits:
         words += ["--set", edit]
+    for name in track:
+        words += ["--track", name]
     return shlex.join(words)
