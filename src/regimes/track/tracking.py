@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class Tracking:
             raise DeclarationError(f"got {show(self.name)}; {nearest(str(self.name), TRACKERS)}", "track")
         if self.axis not in AXES:
             raise DeclarationError(f"got {show(self.axis)} behind the @; allowed: {', '.join(AXES)}", "track")
-        if importlib.util.find_spec(self.name) is None:
+        if find_spec(self.name) is None:
             raise DeclarationError(
                 f"got '{self.name}', which is not installed here; install it with: pip install {self.name}", "track"
             )

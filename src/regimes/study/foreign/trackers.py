@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def read(path: Path) -> Rows:
         )
     ((name, places),) = found.items()
     module, package = READERS[name]
-    if package is not None and importlib.util.find_spec(package) is None:
+    if package is not None and find_spec(package) is None:
         raise DeclarationError(f"'{path}' is read with {package}; install it with: pip install {package}", "frame")
     reader = importlib.import_module(module)
     return rows_of_runs(reader.read(places, root(path)), path.name or str(path))

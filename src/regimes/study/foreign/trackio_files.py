@@ -28,7 +28,7 @@ def read(files: Sequence[Path], root: Path) -> list[Kept]:
             found[file, run] = Kept(name, flat(given))
         for run, name, step, metrics in rows(file, "SELECT run_id, run_name, step, metrics FROM metrics ORDER BY id"):
             kept = found.setdefault((file, run), Kept(name))
-            numbers = {key: _number(value) for key, value in flat(json.loads(metrics)).items()}
+            numbers = {key: _number(value) for key, value in json.loads(metrics).items()}
             values = {key: value for key, value in numbers.items() if value is not None}
             if values:
                 kept.points.setdefault(step, {}).update(values)

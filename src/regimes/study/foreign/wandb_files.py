@@ -26,30 +26,32 @@ def places(path: Path) -> Iterator[Path]:
 
 
 def read(files: Sequence[Path], root: Path) -> list[Kept]:
-    """Return the runs of logs; several logs of one id are one run that was resumed.
+    """Return the runs of logs, as they began; several logs of one id are one run that was resumed.
 
     Raises
     ------
     DeclarationError
         If a file is no such log.
     """
-    runs: dict[str, Kept] = {}
+    runs: dict[str, tuple[int, Kept]] = {}
     for file in files:
         _add(runs, file)
-    return list(runs.values())
+    return [run for _, run in sorted(runs.values(), key=lambda found: found[0])]
 
 
-def _add(runs: dict[str, Kept], file: Path) -> None:
+def _add(runs: dict[str, tuple[int, Kept]], file: Path) -> None:
+    """Add what a log holds to its run, with the time at which that began, in nanoseconds."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    run = Kept(file.stem)
+    name = file.stem.removeprefix("run-")
+    begun, run = runs.get(name, (file.stat().st_mtime_ns, Kept(name)))
     ended = "it wrote no end; it is running, or was killed"
     for content in _records(file):
         record = Record.FromString(content)
         kind = record.WhichOneof("record_type")
         if kind == "run":
-            run = runs.setdefault(record.run.run_id, run)
-            run.name = record.run.display_name or record.run.run_id
+            begun = min(begun, record.run.start_time.ToNanoseconds())
+            run.name = record.run.display_name or name
             _update(run.config, record.run.config.update)
         elif kind == "config":
             _update(run.config, record.config.update)
@@ -58,7 +60,8 @@ def _add(runs: dict[str, Kept], file: Path) -> None:
         elif kind == "exit":
             code = record.exit.exit_code
             ended = "" if code == 0 else f"it ended with exit code {code}"
-    runs.setdefault(file.stem.removeprefix("run-"), run).unfinished = ended or None
+    run.unfinished = ended or None
+    runs[name] = begun, run
 
 
 def _update(config: dict[str, Any], items: Any) -> None:
@@ -72,7 +75,9 @@ def _update(config: dict[str, Any], items: Any) -> None:
 def _point(run: Kept, history: Any) -> None:
     values = {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in history.item}
     step = history.step.num if history.HasField("step") else values.get("_step", 0)
-    numbers = {name: _number(value) for name, value in flat(values).items() if not name.startswith("_")}
+    media = {name for name, value in values.items() if isinstance(value, dict) and "_type" in value}
+    plain = {name: value for name, value in values.items() if name not in media and not name.startswith("_")}
+    numbers = {name: _number(value) for name, value in flat(plain).items()}
     numbers = {name: value for name, value in numbers.items() if value is not None}
     if numbers:
         run.points.setdefault(int(step), {}).update(numbers)
@@ -107,8 +112,5 @@ def _records(file: Path) -> Iterator[bytes]:
 
 def last_step(home: Path, run_id: str) -> int:
     """Return the last step that the logs of a run hold, -1 for none."""
-    runs: dict[str, Kept] = {}
-    for file in places(home / "wandb"):
-        if file.stem == f"run-{run_id}":
-            _add(runs, file)
-    return max((step for run in runs.values() for step in run.points), default=-1)
+    mine = [file for file in places(home / "wandb") if file.stem == f"run-{run_id}"]
+    return max((step for run in read(mine, home) for step in run.points), default=-1)
