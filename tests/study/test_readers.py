@@ -89,10 +89,7 @@ def test_the_command_takes_a_pattern_and_a_word_on_unfinished_runs(tmp_path):
              "--pattern", r"(?P<opt>\w+)-s(?P<seed>\d+)"]  # fmt: skip
     refused = CliRunner().invoke(group, words)
     assert refused.exit_code == 2
-    assert (
-        "unfinished: some runs did not end as they should: muon-s5 (wandb calls it crashed); say"
-        in refused.output
-    )
+    assert "unfinished: some runs did not end as they should: muon-s5 (wandb calls it crashed); say" in refused.output
     used = CliRunner().invoke(group, [*words, "--unfinished", "used", "--json"])
     facts = json.loads(used.output)
     assert facts["sentence"].split(" in ")[0] == told(rg.verdict(TABLE, **ASKED, step="step"))[0].split(" in ")[0]

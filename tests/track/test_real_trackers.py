@@ -80,7 +80,9 @@ def test_a_study_read_back_from_its_tracker_has_the_same_verdict(quiet, regime, 
         work, arms, margin=0.01, seeds=6, name="s", out=tmp_path / "s", track=name, validate="50%", progress=False,
         workload_spec="quadratic",
     )  # fmt: skip
-    back = rg.verdict(tmp_path / "s" / STORES[name], arm="arm", seed="seed", metric="val/loss", margin=0.01, baseline="a")
+    back = rg.verdict(
+        tmp_path / "s" / STORES[name], arm="arm", seed="seed", metric="val/loss", margin=0.01, baseline="a"
+    )
     ours, theirs = study.to_dict(), back.to_dict()
     assert (ours["sentence"], ours["seeds"]) == (theirs["sentence"], theirs["seeds"])
     for mine, its in zip(ours["arms"], theirs["arms"]):
@@ -180,7 +182,17 @@ def test_tensorboards_own_server_shows_the_curves(quiet, regime, work, tmp_path)
     needs("tensorboard")
     rg.run(work, regime, out=tmp_path / "a", track="tensorboard@samples")
     number = port()
-    command = (sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path), "--port", str(number), "--host", "127.0.0.1")
+    command = (
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        str(tmp_path),
+        "--port",
+        str(number),
+        "--host",
+        "127.0.0.1",
+    )
     with served(number, *command, cwd=tmp_path):
         for _ in range(50):
             tags = json.loads(asked(f"http://127.0.0.1:{number}/data/plugin/scalars/tags"))

@@ -56,7 +56,11 @@ def command(
         make = (specs.workload_in, (found.workload_spec, folders))
     before = common.facts_before(out if out is not None else Path("runs") / settings["name"])
     again = _command(file, out, workers, edits, track)
-    with common.continued_by(again), common.given_as(seeds=seeds, out=out, workers=workers, track=track or None), found.located(""):
+    with (
+        common.continued_by(again),
+        common.given_as(seeds=seeds, out=out, workers=workers, track=track or None),
+        found.located(""),
+    ):
         study = study_compare.compare(
             found.workload,
             found.arms,

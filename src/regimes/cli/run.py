@@ -60,7 +60,11 @@ def command(
         options["probes"] = [_probe(text) for text in probes]
     folder = Path(out) if out is not None else Path("runs") / f"{found.path.stem}-seed{seed}"
     before = (folder / "result.json").exists()
-    with common.shown_by(folder), common.given_as(validate=validate, out=folder, track=track or None), found.located("regime"):
+    with (
+        common.shown_by(folder),
+        common.given_as(validate=validate, out=folder, track=track or None),
+        found.located("regime"),
+    ):
         result = api.run(
             found.workload, found.regime, seed, out=folder, progress=progress,
             workload_spec=found.workload_spec, track=track, **options,

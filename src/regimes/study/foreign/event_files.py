@@ -67,7 +67,7 @@ def _config(events: Any) -> dict[str, Any]:
     found = {}
     for name, value in data.session_start_info.hparams.items():
         kind = value.WhichOneof("kind")
-        number = getattr(value, kind) if kind else None
+        number: Any = getattr(value, kind) if kind else None
         whole = isinstance(number, float) and number.is_integer()  # protobuf's numbers are all floats
         found[name] = int(number) if whole else cell(number) if isinstance(number, str) else number
     return found

@@ -75,9 +75,10 @@ def _update(config: dict[str, Any], items: Any) -> None:
 def _point(run: Kept, history: Any) -> None:
     values = {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in history.item}
     step = history.step.num if history.HasField("step") else values.get("_step", 0)
-    media = {name for name, value in values.items() if isinstance(value, dict) and "_type" in value}
-    plain = {name: value for name, value in values.items() if name not in media and not name.startswith("_")}
-    numbers = {name: _number(value) for name, value in flat(plain).items()}
+    values = flat(values)
+    media = tuple(name.removesuffix("_type") for name in values if name.endswith("._type"))  # tables, images
+    plain = {name: value for name, value in values.items() if not name.startswith(("_", *media))}
+    numbers = {name: _number(value) for name, value in plain.items()}
     numbers = {name: value for name, value in numbers.items() if value is not None}
     if numbers:
         run.points.setdefault(int(step), {}).update(numbers)
