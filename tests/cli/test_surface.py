@@ -25,8 +25,8 @@ SURFACE = {
     "compare": "FILE --out --workers --seeds --until --max-cost --set --track --progress/--no-progress --json --debug",
     "atlas": "--axis --json --debug",
     "verify": "[NAMES] --all --out --workers --record --progress/--no-progress --json --debug",
-    "verdict": "PATH --arm --seed --metric --margin --better --baseline --level --step --at --nan --where --pattern --unfinished --out "
-    "--json --debug",
+    "verdict": "PATH --arm --seed --metric --margin --better --baseline --level --step --at --nan --where "
+    "--pattern --unfinished --out --json --debug",
     "report": "STUDY --out --json --debug",
     "show": "NAME --json --debug",
     "diff": "A B --json --debug",

@@ -125,7 +125,8 @@ def test_a_killed_server_is_a_note_and_the_run_ends_in_the_same_bits(quiet, regi
     needs("mlflow")
     number = port()
     command = (sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(number), "--workers", "1",
-               "--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "art"))  # fmt: skip
+               "--backend-store-uri", f"sqlite:///{tmp_path}/server.db",
+               "--artifacts-destination", str(tmp_path / "art"))  # fmt: skip
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{number}")
     plain = rg.run(work, regime, out=tmp_path / "plain")
     with served(number, *command, cwd=tmp_path) as server:
