@@ -16,7 +16,7 @@ def copying(monkeypatch):
     monkeypatch.setitem(tracking.TRACKERS, "tensorboard", "copying:Copying")
     monkeypatch.setattr(tracking, "find_spec", lambda name: object())
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setattr(courier, "PATIENCE", 30.0)
+    monkeypatch.setattr(courier, "PATIENCE", 120.0)
 
 
 @pytest.fixture
