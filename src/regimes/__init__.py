@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from regimes.core.display import RENDERERS
+from regimes.engine.following import FOLLOWERS
 
 if TYPE_CHECKING:
     from regimes import groups, optim
@@ -45,9 +46,9 @@ if TYPE_CHECKING:
     from regimes.study.compare import compare
     from regimes.study.evaluation_noise import EvaluationNoise, evaluation_noise
     from regimes.study.foreign.verdict import verdict
+    from regimes.study.guard import Guarded, guard
     from regimes.study.ladder import Ladder, ladder
     from regimes.study.late_forks import LateForks, late_forks
-    from regimes.study.guard import Guarded, guard
     from regimes.study.plan import Plan, plan
     from regimes.study.ranges import between, times
     from regimes.study.replays import Replay, replay
@@ -96,6 +97,8 @@ RENDERERS.update(
         "Study": "regimes.report.notebook:study_html",
     }
 )
+
+FOLLOWERS.update(dict.fromkeys(("tensorboard", "wandb", "mlflow", "trackio"), "regimes.track.tracking:follower"))
 
 
 def __getattr__(name: str) -> Any:
