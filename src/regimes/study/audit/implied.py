@@ -15,6 +15,7 @@ from regimes.study.arms import Arm
 from regimes.study.audit.gathered import Gathered, Group
 from regimes.study.design import Design, check_better, check_question
 from regimes.study.judge import compared
+from regimes.study.search import Search
 
 #: In what order standings are told.
 STANDINGS = ("stands", "reverses on other seeds", "never decided", "one run each", "no common seed")
@@ -156,6 +157,6 @@ def _design(
     check_question([base.name, arm.name], base.name, margin, level)
     return Design(
         baseline=base.name, metric=metric, better=check_better(metric, better), margin=float(margin),
-        seeds=tuple(arm.seeds), ranges={}, points=[], equal=None, level=float(level), names=(base.name, arm.name),
+        seeds=tuple(arm.seeds), search=Search("quasi", {}, 0, "lower"), equal=None, level=float(level), names=(base.name, arm.name),
         budget=str(base.declared.budget), tuning_metric=metric,
     )  # fmt: skip
