@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint conformance claims bench clean
+.PHONY: demo test lint conformance guard claims bench clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -23,6 +23,10 @@ lint: .venv/ready
 
 conformance: .venv/ready
 	$(BIN)/python -m pytest -m "slow"
+
+# Trains at the last release (or the commit before) and as the tree stands: to the bit, else within a margin.
+guard: .venv/ready
+	$(BIN)/regimes guard guard.yaml --base "$$(git describe --tags --abbrev=0 2>/dev/null || echo HEAD~1)"
 
 claims: .venv/ready
 	$(BIN)/regimes verify --all --record --workers 2

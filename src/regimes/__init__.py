@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from regimes.core.display import RENDERERS
+from regimes.engine.following import FOLLOWERS
 
 if TYPE_CHECKING:
     from regimes import groups, optim
@@ -39,11 +40,13 @@ if TYPE_CHECKING:
     from regimes.schedules import *  # noqa: F403
     from regimes.selectors import *  # noqa: F403
     from regimes.sources import *  # noqa: F403
+    from regimes.study.audit import Audit, audit
     from regimes.study.branches import extend, fork
     from regimes.study.command import Command
     from regimes.study.compare import compare
     from regimes.study.evaluation_noise import EvaluationNoise, evaluation_noise
     from regimes.study.foreign.verdict import verdict
+    from regimes.study.guard import Guarded, guard
     from regimes.study.ladder import Ladder, ladder
     from regimes.study.late_forks import LateForks, late_forks
     from regimes.study.plan import Plan, plan
@@ -67,6 +70,7 @@ _ELSEWHERE = {
     "regimes.engine.run": ("Run",),
     "regimes.engine.workload": ("Workload",),
     "regimes.integrations.lr_scheduler": ("lr_scheduler",),
+    "regimes.study.audit": ("Audit", "audit"),
     "regimes.study.branches": ("extend", "fork"),
     "regimes.study.command": ("Command",),
     "regimes.study.compare": ("compare",),
@@ -74,6 +78,7 @@ _ELSEWHERE = {
     "regimes.study.evaluation_noise": ("EvaluationNoise", "evaluation_noise"),
     "regimes.study.ladder": ("Ladder", "ladder"),
     "regimes.study.late_forks": ("LateForks", "late_forks"),
+    "regimes.study.guard": ("Guarded", "guard"),
     "regimes.study.plan": ("Plan", "plan"),
     "regimes.study.ranges": ("between", "times"),
     "regimes.study.replays": ("Replay", "replay"),
@@ -92,6 +97,8 @@ RENDERERS.update(
         "Study": "regimes.report.notebook:study_html",
     }
 )
+
+FOLLOWERS.update(dict.fromkeys(("tensorboard", "wandb", "mlflow", "trackio"), "regimes.track.tracking:follower"))
 
 
 def __getattr__(name: str) -> Any:

@@ -7,8 +7,8 @@ import shlex
 
 import pytest
 
-from regimes.cli import folders
 from regimes.cli.replay import _names as names
+from regimes.study import folders
 
 
 @pytest.fixture

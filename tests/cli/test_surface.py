@@ -14,7 +14,7 @@ from regimes.cli import COMMANDS, group
 #: Every command with its arguments and flags. What stands here is a promise to scripts: add, never change.
 SURFACE = {
     "demo": "--out --workers --seeds --progress/--no-progress --json --debug",
-    "run": "FILE --out --seed --set --validate --probe --reduce --progress/--no-progress --json --debug",
+    "run": "FILE --out --seed --set --validate --probe --reduce --track --progress/--no-progress --json --debug",
     "eject": "FILE --out --seed --check --set --json --debug",
     "resume": "DIRECTORY --progress/--no-progress --json --debug",
     "fork": "RUN --at --set --seed --out --progress/--no-progress --json --debug",
@@ -22,11 +22,13 @@ SURFACE = {
     "replay": "RUN --steps --probe --without --out --progress/--no-progress --json --debug",
     "plan": "FILE --set --time/--no-time --json --debug",
     "check": "FILE --set --json --debug",
-    "compare": "FILE --out --workers --seeds --until --max-cost --noise --set --progress/--no-progress --json --debug",
+    "compare": "FILE --out --workers --seeds --until --max-cost --noise --set --track --progress/--no-progress --json --debug",
     "atlas": "--axis --json --debug",
     "verify": "[NAMES] --all --out --workers --record --progress/--no-progress --json --debug",
-    "verdict": "PATH --arm --seed --metric --margin --better --baseline --level --step --at --nan --where --noise --out --json "
-    "--debug",
+    "verdict": "PATH --arm --seed --metric --margin --better --baseline --level --step --at --nan --where --noise "
+    "--pattern --unfinished --out --json --debug",
+    "guard": "FILE --base --head --seeds --out --markdown --progress/--no-progress --json --debug",
+    "audit": "[ROOT] --metric --margin --better --level --differ --json --debug",
     "report": "STUDY --out --json --debug",
     "show": "NAME --json --debug",
     "diff": "A B --json --debug",
@@ -58,7 +60,7 @@ def test_commands_and_flags_are_frozen():
 
 
 def test_every_module_of_a_command_is_listed():
-    files = {file.stem for file in Path(regimes.cli.__file__).parent.glob("*.py")} - {"__init__", "common", "folders"}
+    files = {file.stem for file in Path(regimes.cli.__file__).parent.glob("*.py")} - {"__init__", "common"}
     assert files == set(COMMANDS)
 
 

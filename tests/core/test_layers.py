@@ -13,7 +13,7 @@ LAYERS = {
     "schedules controllers averagers losses selectors grad_transforms augment optimizers sources samplers mixtures "
     "model_transforms probes weights optim groups integrations": 1,
     "engine workloads": 2,
-    "study report recipes diagnosis atlas testing claims ejection": 3,
+    "study report recipes diagnosis atlas testing claims ejection track": 3,
     "cli __main__": 4,
 }
 LEVEL = {name: level for names, level in LAYERS.items() for name in names.split()}

@@ -20,6 +20,8 @@ COMMANDS = {
     "check": "Validate a file; nothing is trained.",
     "compare": "Train all arms of a file over paired seeds, and judge.",
     "verify": "Re-test what a method's card claims.",
+    "guard": "Test whether a change of code changed the training.",
+    "audit": "Tell which conclusions of past runs stand, and which re-runs would settle most.",
     "verdict": "Judge runs that are finished, whoever made them.",
     "report": "Write the HTML report of a study.",
     "show": "Show a component's card, a run or a study.",

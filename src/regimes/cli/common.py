@@ -84,6 +84,10 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 edits = click.option(
     "--set", "edits", multiple=True, metavar="PATH=VALUE", help="Replace a value: optimizer.lr.peak=3e-4. Repeatable."
 )
+track = click.option(
+    "--track", multiple=True, metavar="NAME[@AXIS]",
+    help="Copy the records to tensorboard, wandb, mlflow or trackio, over step, samples or tokens. Repeatable.",
+)  # fmt: skip
 progress = click.option("--progress/--no-progress", default=None, help="Show progress. [default: on a terminal]")
 
 

@@ -20,6 +20,7 @@ from regimes.cli import common
 @click.option("--max-cost", metavar="TIME", help='With --until: begin no seeds beyond this time, such as "30 min".')
 @click.option("--noise", metavar="STUDY", help="With --seeds 1: a study whose noise the runs are held against.")
 @common.edits
+@common.track
 @common.progress
 @common.as_json
 def command(
@@ -31,6 +32,7 @@ def command(
     max_cost: str | None,
     noise: str | None,
     edits: tuple[str, ...],
+    track: tuple[str, ...],
     progress: bool | None,
     as_json: bool,
 ) -> None:
@@ -55,8 +57,12 @@ def command(
         folders = (str(found.path.resolve().parent), str(Path.cwd()))
         make = (specs.workload_in, (found.workload_spec, folders))
     before = common.facts_before(out if out is not None else Path("runs") / settings["name"])
-    again = _command(file, out, workers, edits)
-    with common.continued_by(again), common.given_as(seeds=seeds, out=out, workers=workers), found.located(""):
+    again = _command(file, out, workers, edits, track)
+    with (
+        common.continued_by(again),
+        common.given_as(seeds=seeds, out=out, workers=workers, track=track or None),
+        found.located(""),
+    ):
         study = study_compare.compare(
             found.workload,
             found.arms,
@@ -66,6 +72,7 @@ def command(
             workload_spec=found.workload_spec,
             command=again,
             make=make,
+            track=track,
             **settings,
         )
     page = common.page_of(study, before)
@@ -78,11 +85,13 @@ def command(
     click.echo(f"Report: {page}")
 
 
-def _command(file: str, out: str | None, workers: int, edits: tuple[str, ...]) -> str:
+def _command(file: str, out: str | None, workers: int, edits: tuple[str, ...], track: tuple[str, ...]) -> str:
     """Return the command without --seeds, to which a study adds the number that would decide."""
     words = ["regimes", "compare", file]
     words += ["--out", out] if out is not None else []
     words += ["--workers", str(workers)] if workers > 1 else []
     for edit in edits:
         words += ["--set", edit]
+    for name in track:
+        words += ["--track", name]
     return shlex.join(words)

@@ -60,6 +60,7 @@ def _continue(folder: Path, declared: dict[str, Any], progress: bool | None) -> 
     from regimes.engine import api
     from regimes.study import specs
     from regimes.study.stored import prepare_imports
+    from regimes.track import tracked
 
     specs.importable(Path.cwd())
     prepare_imports(declared)
@@ -75,6 +76,7 @@ def _continue(folder: Path, declared: dict[str, Any], progress: bool | None) -> 
             out=folder,
             progress=progress,
             workload_spec=declared["workload_spec"],
+            track=tracked(folder),
             **options,
         )
     return result, before

@@ -22,6 +22,7 @@ from regimes.cli import common
     type=click.Choice(["tree", "all_reduce"]),
     help="How processes started by torchrun add gradients: to the bit as one does, or faster. [default: tree]",
 )
+@common.track
 @common.progress
 @common.as_json
 def command(
@@ -32,6 +33,7 @@ def command(
     validate: str | None,
     probes: tuple[str, ...],
     reduce: str | None,
+    track: tuple[str, ...],
     progress: bool | None,
     as_json: bool,
 ) -> None:
@@ -58,10 +60,14 @@ def command(
         options["probes"] = [_probe(text) for text in probes]
     folder = Path(out) if out is not None else Path("runs") / f"{found.path.stem}-seed{seed}"
     before = (folder / "result.json").exists()
-    with common.shown_by(folder), common.given_as(validate=validate, out=folder), found.located("regime"):
+    with (
+        common.shown_by(folder),
+        common.given_as(validate=validate, out=folder, track=track or None),
+        found.located("regime"),
+    ):
         result = api.run(
             found.workload, found.regime, seed, out=folder, progress=progress,
-            workload_spec=found.workload_spec, **options,
+            workload_spec=found.workload_spec, track=track, **options,
         )  # fmt: skip
     report(result, finished_before=before, as_json=as_json)
 

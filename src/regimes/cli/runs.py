@@ -20,9 +20,8 @@ def command(root: str, everything: bool, as_json: bool) -> None:
     What stands on disk is told, index or not; `regimes index` makes it quick for thousands. Runs of studies are
     counted, a line per study; --all lists them, and --json always does. [default: runs]
     """
-    from regimes.cli import folders
     from regimes.core.errors import ResumeError
-    from regimes.study import places
+    from regimes.study import folders, places
 
     if not Path(root).is_dir():
         raise ResumeError(places.refused(f"there is no folder {root}", root))

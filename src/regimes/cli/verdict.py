@@ -23,12 +23,16 @@ from regimes.cli import common
 @click.option("--nan", type=click.Choice(["diverged", "missing"]), help="What a NaN means.")
 @click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Only these rows. Repeatable.")
 @click.option("--noise", metavar="STUDY", help="Of one run each: a study whose noise they are held against.")
+@click.option("--pattern", metavar="REGEX", help=r"Columns out of runs' names: '(?P<opt>\w+)-s(?P<seed>\d+)'.")
+@click.option("--unfinished", type=click.Choice(["used", "missing"]), help="What is done with runs that did not end.")
 @click.option("--out", metavar="DIR", help="Write the study and its report into a folder.")
 @common.as_json
 def command(path: str, where: tuple[str, ...], at: str | None, as_json: bool, **asked: Any) -> None:
     """Judge runs that are finished, whoever made them.
 
-    PATH is a .csv, .tsv, .json or .jsonl file with a row per run (or per run and step).
+    PATH is a .csv, .tsv, .json or .jsonl file with a row per run (or per run and step), or what a tracker keeps:
+    TensorBoard's event files, an MLflow store, wandb's run folders or exported tables, Trackio's files, the
+    trainer_state.json of transformers; a pattern in quotes takes all that it finds.
     """
     from regimes.core.errors import DeclarationError
     from regimes.study.foreign.rows import cell

@@ -17,7 +17,7 @@ from regimes.core.duration import Duration, seconds
 from regimes.core.errors import DeclarationError, RegimesError, show
 from regimes.core.kinds import Probe
 from regimes.core.regime import Regime
-from regimes.engine import distributed, index, records
+from regimes.engine import distributed, following, index, records
 from regimes.engine.folder import Folder
 from regimes.engine.identity import identity
 from regimes.engine.observation import Observer
@@ -79,13 +79,19 @@ class Session:
         try:
             if self._open():
                 with self._signals():
-                    yield from self._steps()
+                    yield from self._followed(self._steps())
                 self.world.wait()
+            else:
+                yield from self._followed(iter(()))
         finally:
             if self.writer is not None:
                 self.writer.close()
             if self.world.first:
                 self.folder.unlock()
+
+    def _followed(self, steps: Iterator[Record]) -> Iterator[Record]:
+        """The records; whoever follows the run hears of each, and of the end."""
+        return following.followed(self, steps) if self.options["track"] else steps
 
     def _open(self) -> bool:
         assert self.folder is not None
@@ -276,7 +282,7 @@ def _options(workload: Any, regime: Any, seed: Any, **options: Any) -> dict[str,
         raise DeclarationError(f"got {show(out)}; allowed: a folder, or None for none", "out")
     if out is not None and Path(out).is_file():
         raise DeclarationError(f"got '{out}', which is a file; allowed: a folder, new or of this run", "out")
-    return options
+    return options | {"track": following.followers(options["track"], out)}
 
 
 def _whole(key: str, value: Any, low: int, high: int) -> None:
@@ -298,6 +304,7 @@ def stream(
     give_up: int = 10,
     reduce: str = "tree",
     workload_spec: Any = None,
+    track: Any = None,
 ) -> Iterator[Record]:
     """Yield one record a step; the same run as `run`, for those who want to look on.
 
@@ -315,6 +322,7 @@ def stream(
         give_up=give_up,
         reduce=reduce,
         workload_spec=workload_spec,
+        track=track,
     )
     yield from Session(workload, regime, seed, options).records()
 
@@ -333,6 +341,7 @@ def run(
     reduce: str = "tree",
     progress: bool | None = None,
     workload_spec: Any = None,
+    track: Any = None,
 ) -> RunResult:
     """Train, and return what came of it.
 
@@ -365,6 +374,9 @@ def run(
         A progress bar on stderr; default where stderr is a terminal.
     workload_spec : str or mapping, optional
         What builds the workload again, kept in run.json for ``regimes resume``.
+    track : str, or sequence of str, optional
+        Trackers that hold a copy of the records (`regimes.track`): tensorboard, wandb, mlflow, trackio. What curves stand
+        over is said behind an @, steps where nothing is: "mlflow@tokens". They change no bit, and one that fails is a note.
 
     Returns
     -------
@@ -404,6 +416,7 @@ def run(
         give_up=give_up,
         reduce=reduce,
         workload_spec=workload_spec,
+        track=track,
     )
     session, kept = Session(workload, regime, seed, options), []
     began = time.perf_counter()

@@ -23,7 +23,9 @@ from regimes.engine.run import Run
 from regimes.engine.workload import Workload
 
 #: Packages that stand above the engine: they choose and judge runs, and change no bit of one.
-_ABOVE = {"atlas", "cli", "diagnosis", "recipes", "report", "study", "testing", "py.typed"}
+_ABOVE = {
+    "atlas", "claims", "cli", "diagnosis", "ejection", "recipes", "report", "study", "testing", "track", "py.typed"
+}  # fmt: skip
 _KEPT: weakref.WeakKeyDictionary[Workload, dict[str, Any]] = weakref.WeakKeyDictionary()
 
 

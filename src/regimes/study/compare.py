@@ -10,6 +10,7 @@ from typing import Any
 
 from regimes.core.duration import seconds
 from regimes.core.errors import DeclarationError, show
+from regimes.core.notice import notice
 from regimes.engine.workload import Workload
 from regimes.study import earlier
 from regimes.study.arms import Arm
@@ -24,6 +25,7 @@ from regimes.study.ranges import Range
 from regimes.study.study import Study
 from regimes.study.subject import Subject
 from regimes.study.tasks import Outcome
+from regimes.track.tracking import tracked_whole, trackings
 
 
 def compare(
@@ -52,6 +54,7 @@ def compare(
     workload_spec: Any = None,
     command: str | None = None,
     make: Any = None,
+    track: Any = None,
 ) -> Study:
     """Train every arm on the same seeds, and say whether it is better, or whether it was the seed.
 
@@ -116,6 +119,9 @@ def compare(
         What a person types to do the same again.
     make : tuple, optional
         (function, arguments) that builds the workload in a worker. Default: the workload itself is sent.
+    track : str, or sequence of str, optional
+        As of `regimes.run`, for every run: they are a group, called as the study, each run with its arm and seed, and its
+        trial where it was tuning; the table of verdicts comes last.
 
     Returns
     -------
@@ -137,7 +143,10 @@ def compare(
     if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
         raise DeclarationError(f"got {show(workers)}; allowed: how many runs side by side, 1 or more", "workers")
     limit = _seconds(max_cost)
-    options = {"validate": validate, "workload_spec": workload_spec}
+    tracking = trackings(track, home=str(folder.resolve()), study=name)
+    if tracking and not isinstance(workload, Workload):
+        raise DeclarationError(f"got {show(track)}, but only runs of ours leave records", "track")
+    options = {"validate": validate, "workload_spec": workload_spec, "track": tracking}
     subject = subject_of(workload, options)
     with subject.kept():
         arms = subject.arms(arms) if isinstance(arms, Mapping) else arms
@@ -179,6 +188,8 @@ def compare(
         study = Study.of(design, name, subject, collected, command, folder, [note for note in said if note], lender)
     study.save()
     earlier.remember(folder, record)
+    for sentence in tracked_whole(tracking, study, [folder / "runs" / o.key for o in outcomes if o.key]):
+        notice(sentence)
     return study
 
 

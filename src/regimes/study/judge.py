@@ -29,13 +29,27 @@ def judge(design: Any, arms: list[Arm]) -> None:
         return
     base = full[design.baseline]
     for arm in (arm for arm in full.values() if arm is not base):
-        seeds = [seed for seed in arm.seeds if seed in set(base.seeds)]
-        if design.paired and (not seeds or (design.looks is not None and len(seeds) not in design.looks.sizes)):
-            continue
-        luck = _tuning_luck(design, arm), _tuning_luck(design, base)
-        repeated = repeats(arm, design.metric) or repeats(base, design.metric)
-        pair = _Pair(design, _family(design, full), luck, repeated)
-        arm.comparison = pair.paired(arm, base, seeds) if design.paired else pair.unpaired(arm, base)
+        arm.comparison = compared(design, arm, base, _family(design, full))
+
+
+def compared(design: Any, arm: Arm, base: Arm, comparisons: int) -> dict[str, Any] | None:
+    """Return the comparison of one arm with one baseline, None where there is nothing to compare (yet).
+
+    Parameters
+    ----------
+    design : Design
+    arm, base : Arm
+        Without failed runs.
+    comparisons : int
+        Size of the family over which the intervals are simultaneous.
+    """
+    seeds = [seed for seed in arm.seeds if seed in set(base.seeds)]
+    if design.paired and (not seeds or (design.looks is not None and len(seeds) not in design.looks.sizes)):
+        return None
+    luck = _tuning_luck(design, arm), _tuning_luck(design, base)
+    repeated = repeats(arm, design.metric) or repeats(base, design.metric)
+    pair = _Pair(design, comparisons, luck, repeated)
+    return pair.paired(arm, base, seeds) if design.paired else pair.unpaired(arm, base)
 
 
 def _family(design: Any, full: Mapping[str, Arm]) -> int:

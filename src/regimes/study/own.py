@@ -33,7 +33,7 @@ class Own:
     ----------
     workload : Workload
     options : dict
-        Further arguments of `regimes.run`: ``validate``, ``workload_spec``.
+        Further arguments of `regimes.run`: ``validate``, ``workload_spec``, ``track`` (trackings).
     """
 
     workload: Workload

@@ -53,11 +53,11 @@ def study_command(place: Path) -> str:
         if isinstance(command, str):
             return command
         if isinstance(command, list):  # the words of the process that trained a run of it
-            return _typed([str(word) for word in command])
+            return typed([str(word) for word in command])
     return "the same call"
 
 
-def _typed(words: list[str]) -> str:
+def typed(words: list[str]) -> str:
     """What a person types to run a recorded command of this command line again."""
     if words[1:3] == ["-m", "regimes"]:
         return shlex.join(words[2:])

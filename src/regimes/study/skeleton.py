@@ -68,6 +68,32 @@ class CompareSkeleton(_Strict):
     modules: list[str] = []
 
 
+class Guard(_Strict):
+    """``guard:``: what `regimes.guard` asks of a workload at two versions of its code."""
+
+    metric: str | None = None
+    better: Literal["lower", "higher"] | None = None
+    margin: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    seeds: Annotated[int, Field(ge=2)] | list[int] = 8
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    base: str | None = None
+    head: str = "working tree"
+    pythonpath: str | list[str] = [".", "src"]
+    links: list[str] = []
+    steps: Annotated[int, Field(ge=1)] = 100
+    allow_better: bool = False
+
+
+class GuardSkeleton(_Strict):
+    """A file for ``regimes guard``."""
+
+    workload: str | dict[str, Any]
+    regime: str | dict[str, Any] | None = None
+    values: dict[str, str | int | float | bool] = {}
+    guard: Guard
+    modules: list[str] = []
+
+
 #: Keys of a phase that a regime takes, too.
 PHASE_FIELDS = tuple(name for name in fields.table(Phase) if name != "name")
 
@@ -112,6 +138,7 @@ _EXAMPLES = {
     "regime": "write a mapping with optimizer:, batch_size: and budget:",
     "arms": "write a mapping of names to regimes",
     "compare": "write a mapping with at least margin:, the smallest difference that matters",
+    "guard": "write a mapping with at least margin:, the smallest difference that matters",
     "margin": "write the smallest difference that matters, in the metric's unit",
 }
 
@@ -149,7 +176,7 @@ def _at(data: Any, names: list[str]) -> Any:
 
 def _unknown(model: type[_Strict], names: list[str], holder: Any) -> str:
     name, inside = names[-1], names[:-1]
-    sections: dict[str, type[_Strict]] = {"compare": Settings, "options": Options}
+    sections: dict[str, type[_Strict]] = {"compare": Settings, "options": Options, "guard": Guard}
     owner = sections.get(inside[-1] if inside else "", model)
     options = [field.alias or key for key, field in owner.model_fields.items()]
     ours = FOREIGN.get(name.lower(), name).split(".")[0]

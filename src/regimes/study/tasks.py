@@ -112,7 +112,7 @@ def execute(workload: Workload, task: Task, store: Path, options: dict[str, Any]
     store : Path
         Folder of runs by key.
     options : dict
-        Further arguments of `regimes.run`.
+        Further arguments of `regimes.run`; trackings are told whose run it is.
 
     Raises
     ------
@@ -120,6 +120,7 @@ def execute(workload: Workload, task: Task, store: Path, options: dict[str, Any]
         On a signal, after a checkpoint.
     """
     began = time.perf_counter()
+    options = options | {"track": [tracking.of(task.arm, task.trial) for tracking in options.get("track", ())]}
     try:
         name = key(identity(Run(workload, task.declared, task.seed)))
         found, reused = _trained(workload, task, store / name, options)

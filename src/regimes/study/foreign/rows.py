@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,17 @@ class Rows:
         Where they come from, for titles.
     step : str or None
         Column that tells the step, where rows are points of curves and the source says so itself.
+    unfinished : dict
+        What the source says of runs that did not end as they should, by their name in column ``run``.
+    notes : tuple of str
+        What should be known of how they were read.
     """
 
     rows: list[dict[str, Any]]
     name: str
     step: str | None = None
+    unfinished: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def columns(self) -> list[str]:
@@ -104,22 +110,24 @@ def _of_frame(frame: Any) -> Rows:
 
 
 def read(path: Path) -> Rows:
-    """Read a file, or the folder of a tracker.
+    """Read a file, the folder of a tracker, or all that a pattern finds of one.
 
     Raises
     ------
     DeclarationError
         If there is nothing that can be read.
     """
-    if not path.exists():
+    if not path.exists() and not any(sign in str(path) for sign in "*?["):
         raise DeclarationError(f"there is no '{path}'", "frame")
+    from regimes.study.foreign import trackers, wandb_export
+
     readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json}
-    if path.is_file() and path.suffix in readers:
+    if path.is_file() and path.suffix in readers and path.name != "trainer_state.json":
         try:
-            return Rows(list(readers[path.suffix](path)), path.name)
+            return wandb_export.told(Rows(list(readers[path.suffix](path)), path.name))
         except (UnicodeDecodeError, csv.Error, ValueError) as why:
             raise DeclarationError(f"'{path}' cannot be read as {path.suffix[1:].upper()}: {why}", "frame") from None
-    raise DeclarationError(f"got '{path}'; allowed: a file that ends in .csv, .tsv, .json or .jsonl", "frame")
+    return trackers.read(path)
 
 
 def _csv(path: Path) -> Iterator[dict[str, Any]]:

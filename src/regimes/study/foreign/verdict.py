@@ -11,6 +11,7 @@ from typing import Any
 from regimes.core.errors import DeclarationError, nearest, show
 from regimes.study.arms import Arm
 from regimes.study.design import Design, check_better, check_question, is_number
+from regimes.study.foreign.choice import chosen
 from regimes.study.foreign.rows import Rows, rows_of
 from regimes.study.one_run import lender_of
 from regimes.study.search import Search
@@ -40,6 +41,8 @@ def verdict(
     nan: str | None = None,
     where: Mapping[str, Any] | None = None,
     noise: Study | str | Path | None = None,
+    pattern: str | None = None,
+    unfinished: str | None = None,
     name: str | None = None,
     out: str | Path | None = None,
 ) -> Study:
@@ -77,7 +80,13 @@ def verdict(
         What a NaN means: a run that diverged counts as the worst, one without a value is left out. An infinite value
         always counts as diverged; an empty cell is a value that is missing.
     where : mapping, optional
-        Only rows with these values in these columns.
+        Only rows with these values in these columns; None is a cell that is empty.
+    pattern : str, optional
+        Takes more columns from the runs' names (column ``run``): a regular expression of the whole name with a named
+        group per column, ``r"(?P<opt>\\w+)-s(?P<seed>\\d+)"``. A name that it does not fit is refused.
+    unfinished : "used" or "missing", optional
+        What is done with runs that their tracker calls running, crashed, failed or killed: they are judged at what
+        there is of them, or left out, which flatters an arm whose runs fail. Without a word they are refused.
     noise : Study or path, optional
         Of arms with one run: a study whose paired noise the difference is held against.
     name : str, optional
@@ -92,8 +101,8 @@ def verdict(
     Raises
     ------
     DeclarationError
-        A column that is not there, two rows for one run, runs of unequal length or NaN without a word on what they
-        mean, no seed that two arms share.
+        A column that is not there, two rows for one run, runs of unequal length, unfinished runs or NaN without a word on
+        what they mean, a name that the pattern does not fit, no seed that two arms share.
 
     Examples
     --------
@@ -105,9 +114,9 @@ def verdict(
     >>> print(found.to_dict()["sentence"])
     muon is better than sgd by 0.0825 [0.0745, 0.0905] in val/loss.
     """
-    found = rows_of(frame)
+    found, read = chosen(rows_of(frame), where or {}, pattern, unfinished)
     step = step or found.step
-    asked = _Asked(found, arm, metric, seed, step, nan, dict(where or {}))
+    asked = _Asked(found, arm, metric, seed, step, nan)
     runs = asked.runs()
     position, said = _judged_at(runs, at)
     arms = _arms(runs, metric, position)
@@ -124,7 +133,7 @@ def verdict(
     folder = None if out is None else Path(out)
     made = [Arm(label, label, label, outcomes, []) for label, outcomes in arms.items()]
     lender = None if noise is None else lender_of(noise, None, title, metric, design.better)
-    study = Study.of(design, title, subject, made, "regimes.verdict(...)", folder, [*asked.said, *said], lender)
+    study = Study.of(design, title, subject, made, "regimes.verdict(...)", folder, [*read, *asked.said, *said], lender)
     study.save()
     return study
 
@@ -183,23 +192,19 @@ class _Asked:
     """Reads runs from rows."""
 
     def __init__(
-        self, found: Rows, arm: str, metric: str, seed: str | None, step: str | None, nan: str | None,
-        where: dict[str, Any],
+        self, found: Rows, arm: str, metric: str, seed: str | None, step: str | None, nan: str | None
     ) -> None:  # fmt: skip
         for key, column in (
             ("arm", arm),
             ("metric", metric),
             ("seed", seed),
             ("step", step),
-            *(("where", c) for c in where),
         ):
             if column is not None and column not in found.columns:
                 raise DeclarationError(f"there is no column '{column}'; {nearest(str(column), found.columns)}", key)
         if nan not in (None, "diverged", "missing"):
             raise DeclarationError(f"got {show(nan)}; allowed: 'diverged' or 'missing'", "nan")
-        self.rows = [row for row in found.rows if all(_same(row.get(name), value) for name, value in where.items())]
-        if not self.rows:
-            raise DeclarationError(f"no row has {show(where)}", "where")
+        self.rows = found.rows
         self.arm, self.metric, self.seed, self.step, self.nan = arm, metric, seed, step, nan
         self.said: list[str] = []
 
@@ -209,10 +214,11 @@ class _Asked:
         empty: set[tuple[str, Any]] = set()
         for number, row in enumerate(self.rows):
             place = self._place(number, row)
-            value, at = self._value(row), 0 if self.step is None else self._step(row)
+            value = self._value(row)
             if value is None:
                 empty.add(place)
                 continue
+            at = 0 if self.step is None else self._step(row)
             course = courses.setdefault(place, {})
             if at in course:
                 self._twice(place, at)
@@ -273,10 +279,6 @@ class _Asked:
             hint = "choose rows with where"
         at_step = "" if self.step is None else f" at step {at}"
         raise DeclarationError(f"arm '{arm}' has two rows for {self._label(seed)}{at_step}; {hint}", "frame")
-
-
-def _same(cell: Any, wanted: Any) -> bool:
-    return cell == wanted or str(cell) == str(wanted)
 
 
 def _judged_at(runs: Sequence[_Run], at: str | int | None) -> tuple[Any, list[str]]:
