@@ -156,6 +156,7 @@ def test_resume_goes_on_tracking_as_before(copying, told, tmp_path, monkeypatch)
 
 
 def test_a_study_is_a_group_also_of_worker_processes(copying, told, work, regime, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard", reason="worker processes look for the package themselves")
     monkeypatch.setattr(tracking.Tracking, "__post_init__", lambda self: None)  # workers are sent what was checked
     arms = {"a": regime, "again": regime}  # of one content: they share their runs, and are two in a tracker
     asked = {"margin": 0.01, "seeds": 6, "progress": False, "workers": 2, "name": "s"}
