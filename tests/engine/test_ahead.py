@@ -109,7 +109,7 @@ def test_looking_ahead_changes_no_bit(name, monkeypatch):
 
     looked = ended()
     calls = []
-    monkeypatch.setattr(ahead, "check_phases", lambda run: calls.append(run))
+    monkeypatch.setattr(ahead, "check_phases", lambda run, **how: calls.append(run))
     blind = ended()
     assert len(calls) == 1
     assert (looked[0], looked[2], looked[3]) == (blind[0], blind[2], blind[3])
