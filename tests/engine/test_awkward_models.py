@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import regimes as rg
+from regimes.engine.buffers import Buffers
 from regimes.engine.run import Run
 from regimes.engine.trees import differences
 from regimes.testing.resume import resume_chain
@@ -364,3 +365,16 @@ def test_a_budget_of_tokens_under_a_loss_that_is_one_number_is_refused():
         rg.DeclarationError, match="^budget: got '64 tokens', but the loss gives 1 number for 8 examples"
     ):
         Run(workload, regime(budget="64 tokens"), seed=0).step()
+
+
+def test_another_tensor_at_the_address_of_the_last_is_a_change():
+    """A buffer that is given up and made anew in every forward may come to lie where the last one lay."""
+    module = nn.Module()
+    module.register_buffer("table", torch.zeros(8))
+    buffers, address = Buffers(module), id(module.table)
+    module._buffers["table"] = None
+    made = []
+    while len(made) < 200 and (not made or id(made[-1]) != address):
+        made.append(torch.zeros(8))
+    module._buffers["table"] = made[-1]
+    assert list(buffers.changed()) == ["table"]

@@ -85,6 +85,7 @@ class Buffers:
         self.watched = {name: slot for name, slot in self._slots.items() if isinstance(slot.module, norms)}
         self._still = {name: slot for name, slot in self._slots.items() if name not in self.watched}
         self._values = copies(self._still)
+        # The tensors themselves: the address of one that has been given up may be that of the next.
         self._marks = {name: _mark(slot) for name, slot in self._still.items()}
         self.nothing = StepBuffers(self)
 
@@ -99,7 +100,8 @@ class Buffers:
         """Watch what has changed for the first time; return what it was."""
         found: dict[str, Tensor | None] = {}
         for name, slot in self._still.items():
-            if _mark(slot) != self._marks[name]:
+            (tensor, version), (known, known_version) = _mark(slot), self._marks[name]
+            if tensor is not known or version != known_version:
                 found[name] = self._values.pop(name)
                 self.watched[name] = slot
         for name in found:
@@ -116,9 +118,9 @@ class Buffers:
             put_back(self.watched, before | self.changed())
 
 
-def _mark(slot: Slot) -> tuple[int, int]:
+def _mark(slot: Slot) -> tuple[Tensor | None, int]:
     value = slot.get()
-    return (0, 0) if value is None else (id(value), value._version)
+    return (None, 0) if value is None else (value, value._version)
 
 
 class StepBuffers:
