@@ -70,7 +70,8 @@ def test_a_changed_declaration_is_refused_in_the_same_folder(cli):
 
 
 @pytest.mark.parametrize(
-    ("workload", "number", "code"), [("yaml", signal.SIGINT, 130), ("python", signal.SIGTERM, 143)]
+    ("workload", "number", "code"),
+    [("yaml", signal.SIGINT, 130), pytest.param("python", signal.SIGTERM, 143, marks=pytest.mark.slow)],
 )
 def test_interrupted_and_resumed_ends_in_the_same_bits(cli, number, code, workload):
     if workload == "yaml":

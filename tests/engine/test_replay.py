@@ -44,7 +44,7 @@ def a_window(number, folder, work, drawn):
     assert any(row["probes"] for row in rows) or stop - start == 1  # at the end of a phase nothing is looked at
 
 
-@pytest.mark.parametrize("count", [5, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [2, pytest.param(50, marks=pytest.mark.slow)])
 def test_random_windows_of_random_regimes_are_byte_for_byte_the_runs(tmp_path, count):
     runs = list(replaying.several(count, tmp_path, first=0))
     assert len(runs) == count

@@ -61,7 +61,7 @@ def greedy(model, prompts, limit):
     return tokens[:, prompts.shape[1] :]
 
 
-@pytest.mark.parametrize("steps", [0, 60, 200])
+@pytest.mark.parametrize("steps", [0, pytest.param(200, marks=pytest.mark.slow)])
 def test_the_metric_is_the_reward_of_greedy_decoding(steps):
     made = Run(
         rg.workloads.load("arithmetic_lm", **SMALL),

@@ -20,7 +20,7 @@ from regimes.core.randomness import Streams, seed32
 from regimes.core.unit_losses import UnitLosses
 from regimes.engine.plan import Plan
 from regimes.engine.seam import refuse_sequential, transform_model
-from regimes.engine.work import formulas
+from regimes.engine.work import formulas, uncompiled
 from regimes.probes.view import Snapshot, View, reseed
 
 _OFTEN = Duration(5.0, "%")
@@ -201,7 +201,7 @@ def _charged(run: Any) -> Iterator[None]:
 
     counter = FlopCounterMode(display=False, custom_mapping=formulas())
     try:
-        with counter, warnings.catch_warnings():
+        with uncompiled(), counter, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

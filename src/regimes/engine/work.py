@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ from regimes.engine.buffers import copies, put_back, slots
 
 #: Fused attention kernels. torch's counter reports 0 for those of the CPU, and counts what the others compute anew.
 _ATTENTION = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
+#: Where torch keeps a function that the compiler leaves alone.
+_ANSWER = "__dynamo_disable"
 
 
 @dataclass
@@ -124,12 +127,33 @@ class Flops:
         # Only the sum is wanted, and hooks on modules cannot bear a parameter that is passed through one.
         counter.mod_tracker = _NoModules()  # type: ignore[assignment]
         try:
-            with kept(), counter, warnings.catch_warnings():
+            with kept(), uncompiled(), counter, warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 evaluate()
         finally:
             put_back(places, before)
         return float(counter.get_total_flops())
+
+
+@contextlib.contextmanager
+def uncompiled() -> Iterator[None]:
+    """Where nothing has loaded torch's compiler, let its counter of operations not load it either (2 s a process).
+
+    The counter's dispatch asks the compiler to leave it alone, and loads it for that; under an attribute of this name
+    torch keeps the answer.
+    """
+    from torch.utils import flop_counter
+
+    dispatch = getattr(getattr(flop_counter, "_FlopCounterMode", None), "__torch_dispatch__", None)
+    plain = getattr(dispatch, "__wrapped__", None)
+    if plain is None or "torch._dynamo" in sys.modules or hasattr(plain, _ANSWER):
+        yield
+        return
+    setattr(plain, _ANSWER, plain)
+    try:
+        yield
+    finally:
+        delattr(plain, _ANSWER)
 
 
 class _NoModules(contextlib.AbstractContextManager[None]):

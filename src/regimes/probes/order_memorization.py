@@ -7,7 +7,6 @@ from itertools import permutations as orders_of
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from regimes.core.card import Card, Claim, described
 from regimes.core.errors import DeclarationError, show
@@ -160,7 +159,9 @@ def _numbers(values: Any, key: str) -> np.ndarray:
 
 def _ranks(values: np.ndarray) -> np.ndarray:
     """Twice the middle ranks, less their mean: whole numbers, so that sums of products are exact."""
-    return 2.0 * stats.rankdata(values) - (len(values) + 1.0)
+    from scipy.stats import rankdata  # takes a second to load
+
+    return 2.0 * rankdata(values) - (len(values) + 1.0)
 
 
 def _enumerated(x: np.ndarray, y: np.ndarray) -> float:
@@ -182,9 +183,11 @@ def _sampled(x: np.ndarray, y: np.ndarray, count: int, seed: int) -> float:
 
 
 def _by_t(rho: float, n: int) -> float:
+    from scipy.stats import t as student_t
+
     if n < 3:
         raise DeclarationError(f"got 't' for {n} examples; allowed: at least 3, or method='exact'", "method")
     least = math.exp(-math.lgamma(n + 1))
     if abs(rho) == 1.0:
         return least if rho > 0.0 else 1.0
-    return max(float(stats.t.sf(rho * math.sqrt((n - 2) / (1.0 - rho * rho)), n - 2)), least)
+    return max(float(student_t.sf(rho * math.sqrt((n - 2) / (1.0 - rho * rho)), n - 2)), least)

@@ -52,8 +52,10 @@ class Tracking:
 
     Examples
     --------
-    >>> Tracking("tensorboard", "tokens").text
-    'tensorboard@tokens'
+    >>> Tracking("tensorbord")
+    Traceback (most recent call last):
+        ...
+    regimes.core.errors.DeclarationError: track: got 'tensorbord'; did you mean 'tensorboard'?...
     """
 
     name: str
