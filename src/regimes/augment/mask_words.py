@@ -130,6 +130,11 @@ class MaskWords(Augment):
                 _study("MaskWords(0.15)"),
                 paper_scale="Ankner et al.: BERT-base and BERT-large on C4, by GLUE",
             ),
+            Claim(
+                "So it does than a constant 30%.",
+                _study("MaskWords(0.3)"),
+                paper_scale="Ankner et al.: BERT-base and BERT-large on C4, by GLUE",
+            ),
         ),
     )
 

@@ -22,30 +22,30 @@ from regimes.core.trial import Trial, TrialEnd
 _C = 10.0
 
 
-def _study(alpha: float) -> dict[str, Any]:
-    """Ten clients, an order of chance against one of losses under the same pacing."""
+_PAPER = "image classification, clients by Dirichlet(0.05) and alike; no number in the abstract"
+
+
+def _study(baseline: str) -> dict[str, Any]:
+    """Easy examples first, beside another order under the same pacing: ten clients of Dirichlet 0.05, thirty rounds."""
+
+    def rule(order: str) -> str:
+        return f"FedAvg(SGD(lr=0.1), local='5 epochs', sampler=OrderedPrefix('{order}', over='4 epochs'))"
+
     return {
-        "workload": {"name": "digits_clients", "clients": 10, "alpha": alpha},
+        "workload": {"name": "digits_clients", "clients": 10, "alpha": 0.05},
         "compare": {
-            "baseline": "random",
+            "baseline": baseline,
             "metric": "acc",
             "better": "higher",
             "margin": 0.02,
             "equal": "steps",
-            "seeds": 8,
-            "trials": 3,
+            "seeds": 5,
+            "trials": 2,
         },
         "tune": {"*.lr": "times(1/4, 4)"},
         "arms": {
-            "random": {
-                "optimizer": "FedAvg(SGD(lr=0.1), local='1 epochs', sampler=OrderedPrefix('random', over='0.8 epochs'))",
-                "batch_size": 32,
-                "budget": "15 steps",
-            },
-            "easy": {
-                "like": "random",
-                "optimizer": "FedAvg(SGD(lr=0.1), local='1 epochs', sampler=OrderedPrefix('easy', over='0.8 epochs'))",
-            },
+            baseline: {"optimizer": rule(baseline), "batch_size": 32, "budget": "30 steps"},
+            "easy": {"like": baseline, "optimizer": rule("easy")},
         },
     }
 
@@ -121,8 +121,20 @@ class OrderedPrefix(Sampler):
             Claim(
                 "With federated averaging over ten clients of skewed classes (Dirichlet 0.05) easy examples first are right "
                 "more often than the same amounts in an order of chance.",
-                _study(0.05),
-                paper_scale="image classification, clients by Dirichlet(0.05) and alike; no number in the abstract",
+                _study("random"),
+                paper_scale=_PAPER,
+            ),
+            Claim("So they are than the hard ones first.", _study("hard"), paper_scale=_PAPER),
+            Claim(
+                "What easy examples first add to an order of chance is more where clients' classes are skewed (Dirichlet 0.05) "
+                "than where they are alike (100), by two points.",
+                {
+                    "seeds": 8,
+                    "margin": 0.02,
+                    "scale": "digits, ten clients, 4,810 parameters, 30 rounds of 5 local epochs",
+                },
+                paper_scale=_PAPER,
+                measure="regimes.claims.federated:gaps",
             ),
         ),
     )

@@ -22,7 +22,7 @@ _STUDY = {
     "compare": {"baseline": "scratch", "metric": "acc", "better": "higher", "margin": 0.1, "seeds": 8, "trials": 4},
     "tune": {"*.optimizer.lr": "times(1/4, 4)"},
     "arms": {
-        "scratch": {**_ADAPTED, "optimizer": "MeZO(lr=0.01)", "budget": "2600 steps"},
+        "scratch": {**_ADAPTED, "optimizer": "MeZO(lr=0.01)", "budget": "5600 steps"},
         "pretrained": {
             "batch_size": 64,
             "phases": [
@@ -32,7 +32,7 @@ _STUDY = {
                     "optimizer": "AdamW(lr=0.003)",
                     "mixture": "Mixture(rotated=1)",
                 },
-                {**_ADAPTED, "name": "adapt", "budget": "2000 steps", "optimizer": "MeZO(lr=0.01)"},
+                {**_ADAPTED, "name": "adapt", "budget": "5000 steps", "optimizer": "MeZO(lr=0.01)"},
             ],
         },
     },
@@ -92,6 +92,28 @@ class MeZO(Optimizer):
                 "points beyond a network that begins at random.",
                 _STUDY,
                 paper_scale="OPT 13B to 66B and RoBERTa-large on language tasks",
+            ),
+            Claim(
+                "5,000 steps close at least 60% of the gap in accuracy between no adaptation and that of SGD with gradients, "
+                "each at the better of two rates, within two points.",
+                {
+                    "seeds": 5,
+                    "margin": 0.02,
+                    "scale": "digits_rotated, 2,410 parameters, last layer and biases, 5,000 steps",
+                },
+                paper_scale="OPT 13B: within a point of fine-tuning on 7 of 11 tasks",
+                says="not worse",
+                measure="regimes.claims.zeroth_order:gap_closed",
+            ),
+            Claim(
+                "Trained on the share of wrong answers itself, which has no gradient, it becomes right more often, by ten points.",
+                {
+                    "seeds": 8,
+                    "margin": 0.1,
+                    "scale": "digits_rotated, 2,410 parameters, last layer and biases, 1,000 steps",
+                },
+                paper_scale="RoBERTa-large on five tasks by accuracy, OPT 13B on SQuAD by F1",
+                measure="regimes.claims.zeroth_order:error_rate",
             ),
         ),
         defaults={"eps": "1e-3, the paper's", "mode": "evaluation, as the authors' code"},
