@@ -414,14 +414,29 @@ class Everything(Descent):
         return state
 
 
-@caught_by("lets its parts observe")
-class Deaf(Optimizer):
+@caught_by("shows its base's evaluation weights")
+class Hiding(Optimizer):
     base: Optimizer = fixed()
+
+    @classmethod
+    def example(cls):
+        return cls(rg.SGD(lr=0.05))
 
     def step(self, state, parameters, evaluate):
         state["base"] = self.base.step(state["base"], parameters, evaluate)
         return state
 
+
+class Showing(Hiding):
+    def evaluation_weights(self, state, parameters):
+        return self.base.evaluation_weights(state["base"], parameters)
+
+    def shared_evaluation_weights(self):
+        return self.base.shared_evaluation_weights()
+
+
+@caught_by("lets its parts observe")
+class Deaf(Showing):
     def observe(self, state, signals, at):
         return state
 

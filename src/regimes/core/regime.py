@@ -384,11 +384,16 @@ def field_hint(name: str, options: Iterable[str]) -> str:
     for cls in REGISTRY.classes():
         if cls.__name__.lower() == squashed and getattr(cls, "kind", "") in _SLOTS:
             return f"write {_SLOTS[cls.kind]}={cls.__name__}(...)"  # type: ignore[attr-defined]
-    holders = [cls.__name__ for cls in REGISTRY.classes() if ours in fields.table(cls) and cls not in (Phase, Regime)]
+    holders = [cls for cls in REGISTRY.classes() if ours in fields.table(cls) and cls not in (Phase, Regime)]
     if holders:
-        holder = "AdamW" if "AdamW" in holders else holders[0]
-        return f"{called} belongs inside a component, for example {holder}({ours}=...)"
+        return f"{called} belongs inside a component, for example {min(holders, key=_usual).__name__}({ours}=...)"
     return found
+
+
+def _usual(cls: Any) -> tuple[bool, bool, str]:
+    """Optimizers before what else has such a field, what most people want before the rest."""
+    card = getattr(cls, "card", None)
+    return cls.kind != "optimizer", card is None or card.shelf != "core", cls.__name__
 
 
 def _values(phase: Phase) -> dict[str, Any]:

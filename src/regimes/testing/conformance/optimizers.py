@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from regimes.core.errors import DeclarationError
+from regimes.core.kinds import Optimizer
+from regimes.core.notation import parse
 from regimes.engine import trees
 from regimes.testing.conformance.harness import demand, rule
 from regimes.testing.conformance.stand import Stand
@@ -65,3 +68,28 @@ def shows_evaluation_weights(stand: Stand) -> None:
     demand({name: w.shape for name, w in first.items()} == shapes, f"evaluation weights are {list(first)}")
     shared = not trees.differences(first, before["weights"])
     demand(shared or not own.shared_evaluation_weights(), "evaluation weights are others, and it says they are shared")
+
+
+@rule("shows its base's evaluation weights", "optimizer")
+def shows_its_bases_evaluation_weights(stand: Stand) -> None:
+    """A rule that keeps another one's state under the name of its field shows that one's evaluation weights."""
+    base = parse("ScheduleFreeSGD(lr=0.05)")
+    for name, held in stand.example.children():
+        if not isinstance(held, Optimizer) or stand.setup.place != "optimizer":
+            continue
+        try:
+            run = stand.make(stand.setup._replace(example=stand.example.replace(name, base)))()
+        except DeclarationError:
+            continue  # it takes no such base
+        for _ in range(3):
+            run.step()
+        own, state = run.phase.declaration.optimizer, run.states["optimizer"]
+        if name not in state:
+            continue  # what the other rule makes is its own affair: a client's, in a trial
+        shown = trees.clone(dict(own.evaluation_weights(state, run.parameters)))
+        meant = trees.clone(dict(base.evaluation_weights(state[name], run.parameters)))
+        said = "" if not own.shared_evaluation_weights() else " and says that they are shared"
+        demand(
+            not said and not trees.differences(meant, shown),
+            f"{stand.example!r} does not show the evaluation weights of its {name}{said}",
+        )
