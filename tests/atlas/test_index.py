@@ -1,15 +1,18 @@
 """The generated index is fresh, and the package's names come from it."""
 
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import regimes as rg
-from regimes import atlas
+from regimes import atlas, workloads
 from regimes.atlas import build
+from regimes.cli import group
 from regimes.core import fields
 from regimes.core.registry import PACKAGES, REGISTRY
 
@@ -85,3 +88,14 @@ def test_import_costs_nothing():
     code = "import sys, regimes; print(*sorted(m for m in ('torch', 'numpy', 'pydantic', 'rich') if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_workloads_and_functions_are_listed_and_shown():
+    listed = CliRunner().invoke(group, ["list", "workload", "--json"])
+    assert [entry["name"] for entry in json.loads(listed.stdout)] == workloads.names()
+    shown = json.loads(CliRunner().invoke(group, ["show", "digits_mlp", "--json"]).stdout)
+    assert shown["fields"][1] == {"name": "examples", "default": "1197", "allowed": "an integer"}
+    assert shown["doc"].startswith("Return handwritten digits")
+    assert "order_memorization_test" in CliRunner().invoke(group, ["list", "functions", "--all"]).stdout
+    for name in ("digits_mpl", "order_memorisation_test"):
+        assert "did you mean" in CliRunner().invoke(group, ["show", name]).stderr

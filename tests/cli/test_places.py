@@ -124,7 +124,7 @@ WRONG = [
     (("run", "runs/base"), 2, "ends in .yaml, .yml or .py; it is a run's folder"),
     (("run", "bse.yaml"), 2, "there is no file 'bse.yaml'; did you mean 'base.yaml'"),
     (("compare", "study"), 2, "did you mean 'study.yaml'"),
-    (("show", "runs"), 2, "allowed: a component, a run's folder or a study's; it is a folder of runs"),
+    (("show", "runs"), 2, "allowed: a component, a workload, a run's folder or a study's; it is a folder of runs"),
     (("show", "bse.yaml"), 2, "no folder 'bse.yaml'; did you mean 'base.yaml'"),
     (("runs", "rns"), 1, "there is no folder rns; did you mean 'runs'"),
 ]

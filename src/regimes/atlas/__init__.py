@@ -31,6 +31,8 @@ KINDS = (
     "weights",
     "probe",
 )
+#: What else can be listed and shown.
+BESIDE = ("function", "workload")
 AXES = ("rates", "order", "distribution", "phases", "regime")
 
 
@@ -41,18 +43,24 @@ def load() -> dict[str, Any]:
         with open(INDEX, encoding="utf-8") as file:
             return json.load(file)
     except FileNotFoundError:
-        return {"components": [], "exports": {}}
+        return {"components": [], "functions": [], "workloads": [], "exports": {}}
+
+
+def entries() -> list[dict[str, Any]]:
+    """Return the entries of all that can be listed and shown: components, functions with a card, workloads."""
+    index = load()
+    return [*index["components"], *index["functions"], *index["workloads"]]
 
 
 def find(name: str) -> dict[str, Any] | None:
-    """Return a component's entry by name, whatever its case; None if there is none.
+    """Return an entry by name, whatever its case; None if there is none.
 
     Examples
     --------
     >>> find("cosine")["module"]
     'regimes.schedules.cosine'
     """
-    by_name = {entry["name"].lower(): entry for entry in [*load()["components"], *load().get("functions", [])]}
+    by_name = {entry["name"].lower(): entry for entry in entries()}
     return by_name.get(name.lower())
 
 
@@ -99,7 +107,7 @@ def rows() -> list[dict[str, Any]]:
         known = json.load(file)
     evidence = load().get("evidence", {"exact": {}, "property": {}})
     covering: dict[str, list[dict[str, Any]]] = {}
-    for entry in [*load()["components"], *load().get("functions", [])]:
+    for entry in entries():
         for row in entry["rows"]:
             covering.setdefault(row, []).append(entry)
     return [
@@ -123,7 +131,7 @@ def _claim(entry: dict[str, Any], text: str) -> dict[str, Any]:
 
 
 def docstring(entry: dict[str, Any]) -> str:
-    """Return the docstring of a component, read from its source."""
+    """Return the docstring of an entry, read from its source."""
     import ast
     import inspect
 

@@ -11,6 +11,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
+from regimes import workloads
 from regimes.atlas import INDEX
 from regimes.core import fields
 from regimes.core.card import Card
@@ -42,6 +43,7 @@ def build() -> dict[str, Any]:
     return {
         "components": [describe(cls) for cls in sorted(found, key=lambda cls: cls.__name__)],
         "functions": [describe_function(function) for function in functions(exports)],
+        "workloads": [describe_workload(name) for name in workloads.names()],
         "exports": dict(sorted(exports.items())),
         "evidence": {
             "exact": exact_tests(),
@@ -60,6 +62,21 @@ def describe_function(function: Any) -> dict[str, Any]:
     """Return the entry of a function: that of a component without fields."""
     about = {"name": function.__name__, "kind": "function", "module": function.__module__, "needs": [], "fields": []}
     return about | _carded(function.card)
+
+
+def describe_workload(name: str) -> dict[str, Any]:
+    """Return the entry of a built-in workload: its arguments are its fields."""
+    module, _, function = workloads.BUILT_IN[name].partition(":")
+    built = getattr(importlib.import_module(module), function)
+    sentence = inspect.cleandoc(built.__doc__).split("\n\n")[0].replace("\n", " ")
+    title = sentence.removeprefix("Return ").split(";")[0].rstrip(".")
+    hints = typing.get_type_hints(built)
+    fields_ = [
+        {"name": one.name, "default": repr(one.default), "allowed": _words(hints[one.name])}
+        for one in inspect.signature(built).parameters.values()
+    ]
+    about = {"name": name, "kind": "workload", "module": module, "needs": [], "fields": fields_}
+    return about | _carded(Card(title=title[0].upper() + title[1:], axes=(), source="", cost=""))
 
 
 def exact_tests() -> dict[str, int]:
@@ -170,9 +187,11 @@ def text() -> str:
     rows = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in index["components"])
     exports = ",\n".join(f"{json.dumps(name)}: {json.dumps(module)}" for name, module in index["exports"].items())
     functions = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in index["functions"])
+    data = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in index["workloads"])
     parts = (
         f'"components": [\n{rows}\n]',
         f'"functions": [\n{functions}\n]',
+        f'"workloads": [\n{data}\n]',
         f'"exports": {{\n{exports}\n}}',
         f'"evidence": {json.dumps(index["evidence"])}',
     )

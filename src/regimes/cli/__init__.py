@@ -24,7 +24,7 @@ COMMANDS = {
     "audit": "Tell which conclusions of past runs stand, and which re-runs would settle most.",
     "verdict": "Judge runs that are finished, whoever made them.",
     "report": "Write the HTML report of a study.",
-    "show": "Show a component's card, a run or a study.",
+    "show": "Show a component's card, a workload, a run or a study.",
     "diff": "Show where two declarations or runs differ.",
     "list": "List components by kind.",
     "atlas": "List what the literature proposes and the package covers, with evidence.",

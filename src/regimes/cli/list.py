@@ -9,6 +9,8 @@ import click
 from regimes import atlas
 from regimes.cli import common
 
+LISTED = (*atlas.KINDS, *atlas.BESIDE)
+
 
 class Kind(click.ParamType):
     """A plug-in kind, singular or plural."""
@@ -18,10 +20,10 @@ class Kind(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the kind, or fail with the nearest."""
         singular = {"losses": "loss"}.get(value, value.removesuffix("s") if value != "loss" else value)
-        if singular not in atlas.KINDS:
+        if singular not in LISTED:
             from regimes.core.errors import nearest
 
-            self.fail(f"there is no kind '{value}'; {nearest(value, atlas.KINDS)}", param, ctx)
+            self.fail(f"there is no kind '{value}'; {nearest(value, LISTED)}", param, ctx)
         return singular
 
 
@@ -31,12 +33,12 @@ class Kind(click.ParamType):
 @click.option("--all", "everything", is_flag=True, help="The atlas, too, and other packages' components.")
 @common.as_json
 def command(kind: str | None, axis: str | None, everything: bool, as_json: bool) -> None:
-    """List components by kind.
+    """List components by kind, functions that re-test a paper, and built-in workloads.
 
     KIND is schedule, controller, optimizer, averager, grad_transform, sampler, augment, loss, selector,
-    model_transform, weights or probe.
+    model_transform, weights, probe, function or workload.
     """
-    kinds = atlas.KINDS if kind is None else (kind,)
+    kinds = LISTED if kind is None else (kind,)
     chosen = _chosen(kinds, axis, everything)
     others = _third_party() if everything and axis is None and kind is None else []
     if as_json:
@@ -62,7 +64,7 @@ def command(kind: str | None, axis: str | None, everything: bool, as_json: bool)
 def _chosen(kinds: Any, axis: str | None, everything: bool) -> list[dict[str, Any]]:
     return [
         entry
-        for entry in atlas.load()["components"]
+        for entry in atlas.entries()
         if entry["kind"] in kinds
         and (axis is None or axis in entry["axes"])
         and (everything or entry["shelf"] == "core")

@@ -15,7 +15,7 @@ from regimes.cli import common
 def _complete(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
     from regimes import atlas
 
-    entries = (e for e in atlas.load()["components"] if e["shelf"] == "core")
+    entries = (e for e in atlas.entries() if e["shelf"] == "core")
     return [CompletionItem(e["name"], help=e["title"]) for e in entries if e["name"].lower().startswith(typed.lower())]
 
 
@@ -23,9 +23,9 @@ def _complete(ctx: click.Context, parameter: click.Parameter, typed: str) -> lis
 @click.argument("name", shell_complete=_complete)
 @common.as_json
 def command(name: str, as_json: bool) -> None:
-    """Show a component's card, a run or a study.
+    """Show a component's card, a workload, a run or a study.
 
-    NAME is a component, a run's folder, or a study's folder.
+    NAME is a component, a built-in workload, a run's folder, or a study's folder.
     """
     folder = Path(name)
     if (folder / "run.json").is_file():
@@ -50,12 +50,12 @@ def _show_component(name: str, as_json: bool) -> None:
     entry = atlas.find(name)
     if entry is None:
         if Path(name).exists():
-            sentence = f"got '{name}'; allowed: a component, a run's folder or a study's"
+            sentence = f"got '{name}'; allowed: a component, a workload, a run's folder or a study's"
             raise DeclarationError(places.refused(sentence, name))
         sentence = f"there is no component and no folder '{name}'"
         if "/" in name or "." in name:
             raise DeclarationError(places.refused(sentence, name))
-        raise DeclarationError(f"{sentence}; {nearest(name, [e['name'] for e in atlas.load()['components']])}")
+        raise DeclarationError(f"{sentence}; {nearest(name, [e['name'] for e in atlas.entries()])}")
     if as_json:
         common.print_json(entry | {"verdicts": atlas.verdicts(entry["name"]), "doc": atlas.docstring(entry)})
         return
