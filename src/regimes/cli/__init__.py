@@ -26,7 +26,7 @@ COMMANDS = {
     "report": "Write the HTML report of a study.",
     "show": "Show a component's card, a workload, a run or a study.",
     "diff": "Show where two declarations or runs differ.",
-    "list": "List components by kind.",
+    "list": "List components and workloads by kind.",
     "atlas": "List what the literature proposes and the package covers, with evidence.",
     "runs": "List the runs below a folder.",
     "index": "Write the index of a folder of runs anew.",

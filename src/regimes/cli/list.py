@@ -33,7 +33,7 @@ class Kind(click.ParamType):
 @click.option("--all", "everything", is_flag=True, help="The atlas, too, and other packages' components.")
 @common.as_json
 def command(kind: str | None, axis: str | None, everything: bool, as_json: bool) -> None:
-    """List components by kind, functions that re-test a paper, and built-in workloads.
+    """List components and workloads by kind.
 
     KIND is schedule, controller, optimizer, averager, grad_transform, sampler, augment, loss, selector,
     model_transform, weights, probe, function or workload.
