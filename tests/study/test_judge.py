@@ -297,3 +297,19 @@ def test_a_metric_that_is_no_number_beside_a_finite_loss_is_not_called_divergenc
         "1 runs diverged, and count as the worst; in 1 val/odd is not a number though the loss is finite; they count as "
         "the worst"
     )
+
+
+def test_equal_budgets_at_unequal_work_are_no_green_lamp():
+    """Trials and scoring count: an arm that was given the same steps may have taken many times the operations."""
+
+    def worked(name, side):
+        made = arm(name, BASE)
+        for one in made.outcomes:
+            one.work = {"flops": 100.0, "side_flops": side, "samples": 96}
+        return made
+
+    base, alike, greedy = worked("base", 0.0), worked("alike", 5.0), worked("greedy", 3800.0)
+    assert lamp(judged(base=base, alike=alike), "budgets equal")["ok"]
+    found = lamp(judged(base=base, greedy=greedy), "budgets equal")
+    assert not found["ok"]
+    assert "but not in work: greedy took 39 times the baseline's operations" in found["text"]

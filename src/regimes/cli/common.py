@@ -138,11 +138,9 @@ def continued_by(command: str) -> Iterator[None]:
 
 def facts_before(folder: Any) -> dict[str, Any]:
     """Return what study.json in a folder says, nothing where there is none."""
-    try:
-        found = json.loads((Path(folder) / "study.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    from regimes.study.folders import told_by
+
+    return told_by(Path(folder) / "study.json")
 
 
 def page_of(study: Any, before: dict[str, Any]) -> Path:

@@ -43,7 +43,7 @@ def _indexed(root: Path) -> dict[Path, dict[str, Any]]:
 
 def facts_of(folder: Path) -> dict[str, Any] | None:
     """Return what a run's folder says, as a row of the index; None where its run.json is none of ours."""
-    declared, result = _read(folder / "run.json"), _read(folder / "result.json")
+    declared, result = told_by(folder / "run.json"), told_by(folder / "result.json")
     try:
         row = {name: declared[name] for name in ("key", "workload", "regime", "created")}
         row["seed"] = declared["identity"]["seed"]
@@ -54,7 +54,8 @@ def facts_of(folder: Path) -> dict[str, Any] | None:
     return row | standing(folder, declared.get("options", {}).get("give_up", 10)) | {"metrics": {}}
 
 
-def _read(file: Path) -> dict[str, Any]:
+def told_by(file: Path) -> dict[str, Any]:
+    """Return the dict that a JSON file holds; nothing where there is no such file, or it holds something else."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from regimes.core.errors import DeclarationError, show
+from regimes.study.folders import told_by
 from regimes.study.verdicts import improvement
 
 #: The fewest paired seeds whose noise is lent.
@@ -136,12 +136,8 @@ def _beside(folder: Path, name: str, metric: str, better: str) -> list[dict[str,
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    file = path / "study.json" if path.is_dir() else path
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and "arms" in found else None
+    found = told_by(path / "study.json" if path.is_dir() else path)
+    return found if "arms" in found else None
 
 
 def one_run_sentence(arms: Sequence[Mapping[str, Any]], metric: str) -> str:

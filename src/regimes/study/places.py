@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from regimes.core.errors import nearest
+from regimes.study.folders import told_by
 
 SUFFIXES = (".yaml", ".yml", ".py")
 
@@ -49,7 +48,7 @@ def is_study(place: Path) -> bool:
 def study_command(place: Path) -> str:
     """The command that goes on with a study, as its folder knows it."""
     for file in (place / "study.json", *place.glob("runs/*/run.json")):
-        command = _read(file).get("command")
+        command = told_by(file).get("command")
         if isinstance(command, str):
             return command
         if isinstance(command, list):  # the words of the process that trained a run of it
@@ -63,14 +62,6 @@ def typed(words: list[str]) -> str:
         return shlex.join(words[2:])
     script = Path(words[1]).stem if len(words) > 1 else ""
     return shlex.join(["regimes", *words[2:]] if script == "regimes" else words)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _of_file(file: Path) -> str:

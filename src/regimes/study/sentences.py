@@ -73,6 +73,10 @@ def one_seed_sentence(facts: dict[str, Any]) -> str | None:
     return f"Judged by one seed, {_and(said)}." if said else None
 
 
+#: Arms whose operations, trials and scoring included, differ by more than this factor are not at equal work.
+_AS_MUCH_WORK = 1.1
+
+
 def lamps(facts: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the six lamps: should you trust this?"""
     made = (_budgets, _bracketed, _enough, _differ, _apart, _diverged)
@@ -89,7 +93,12 @@ def _budgets(facts: dict[str, Any]) -> dict[str, Any]:
     amounts = [arm["cost"].get(facts["equal"]) or 0.0 for arm in facts["arms"] if arm["cost"].get("steps")]
     spread = (max(amounts) - min(amounts)) / max(max(amounts), 1e-30) if amounts else 0.0
     text = f"all arms trained on {facts['budget']}, equal within {spread:.1%}"
-    return _lamp("budgets equal", spread < 0.01, text, "#cost")
+    ratios = {arm["name"]: arm["cost"].get("ratio") or 1.0 for arm in facts["arms"]}
+    apart = {name: ratio for name, ratio in ratios.items() if max(ratio, 1.0 / ratio) > _AS_MUCH_WORK}
+    if apart:
+        times = _and([f"{name} took {ratio:.3g} times" for name, ratio in apart.items()])
+        text += f", but not in work: {times} the baseline's operations"
+    return _lamp("budgets equal", spread < 0.01 and not apart, text, "#cost")
 
 
 def _bracketed(facts: dict[str, Any]) -> dict[str, Any]:
