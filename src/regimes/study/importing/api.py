@@ -35,6 +35,8 @@ class Imported:
         Every key that is not at its default: its value, where it went, what is different or why it is not carried.
     arguments : dict
         What was read.
+    settings : dict
+        How: `devices`, `examples`.
     source : str
         Where from.
     """
@@ -44,8 +46,8 @@ class Imported:
     options: dict[str, str]
     keys: tuple[Key, ...]
     arguments: dict[str, Any] = field(repr=False)
-    source: str = field(repr=False)
     settings: dict[str, Any] = field(repr=False)
+    source: str = field(repr=False)
 
     @property
     def left(self) -> tuple[Key, ...]:
@@ -158,8 +160,8 @@ what a subclass adds: --ignore max_step
         _options(given, clock),
         tuple(keys_of(given, clock, rule, devices, examples)),
         given.values,
-        str(args) if isinstance(args, str | Path) else type(args).__name__,
-        {"devices": devices, "examples": examples, "ignore": tuple(ignore)},
+        {"devices": devices, "examples": examples},
+        str(args) if isinstance(args, str | Path) else f"a {type(args).__name__}",
     )
 
 
@@ -170,7 +172,10 @@ def _fields(given: Given, clock: Clock, devices: int) -> dict[str, Any]:
         raise DeclarationError("got true beside bf16 = true; allowed: one of them", "fp16")
     sampling = given.choice("train_sampling_strategy", ("random", "sequential", "group_by_length", "batch_rebalance"))
     off = given.values.get("max_grad_norm", 1.0) is None  # as transformers 4 wrote it
-    clip, smoothing = 0.0 if off else given.number("max_grad_norm", 0.0), given.number("label_smoothing_factor", 0.0, 1.0)
+    clip, smoothing = (
+        0.0 if off else given.number("max_grad_norm", 0.0),
+        given.number("label_smoothing_factor", 0.0, 1.0),
+    )
     found: dict[str, Any] = {"batch_size": each * times * devices}
     if times * devices > 1:
         found["micro_batch"] = each
@@ -185,12 +190,13 @@ def _fields(given: Given, clock: Clock, devices: int) -> dict[str, Any]:
     if given.get("lr_scheduler_type") == "reduce_lr_on_plateau":
         found["evaluate"] = every(given, "eval", clock, "logging_steps")
         if found["evaluate"] is None:
-            raise DeclarationError("got 'no' beside 'reduce_lr_on_plateau', which reads validation; allowed: steps, epoch", "eval_strategy")
+            raise DeclarationError(
+                "got 'no' beside 'reduce_lr_on_plateau', which reads validation; allowed: 'steps' or 'epoch'",
+                "eval_strategy",
+            )
     return found
 
 
 def _options(given: Given, clock: Clock) -> dict[str, str]:
     cadences = {"validate": every(given, "eval", clock, "logging_steps"), "checkpoint": every(given, "save", clock)}
     return {name: str(cadence) for name, cadence in cadences.items() if cadence is not None}
-
-

@@ -14,6 +14,7 @@ from torch.utils.data import Sampler
 
 from regimes.core import paths
 from regimes.core.kinds import Schedule
+from regimes.core.progress import Progress
 from regimes.core.regime import Regime
 from regimes.engine.batches import Batches
 from regimes.engine.compile import compile_regime, epochs
@@ -70,18 +71,15 @@ class _Order(Sampler):
 
 @contextlib.contextmanager
 def trainer(network: Any, arguments: dict[str, Any], train: Rows, val: Rows, order: Any, steps: int) -> Iterator[Any]:
-    """Inside, a Trainer that stops after some steps, keeps what it does, and says nothing."""
+    """Inside, a Trainer that follows `order`, stops after some steps, keeps what it does, and says nothing."""
     import transformers
 
     class Watched(transformers.Trainer):
-        losses: list[float]
-        rates: list[float]
-
         def _get_train_sampler(self, *args: Any) -> Any:
             return order
 
         def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-            loss = super().training_step(*args, **kwargs)
+            loss = super().training_step(*args, **kwargs)  # of one micro-batch, as it enters the sum of the step
             if len(self.losses) == self.state.global_step:
                 self.losses.append(0.0)
                 self.rates.append(self.optimizer.param_groups[0]["lr"])
@@ -96,20 +94,22 @@ def trainer(network: Any, arguments: dict[str, Any], train: Rows, val: Rows, ord
     transformers.logging.set_verbosity_error()
     try:
         with tempfile.TemporaryDirectory() as folder:
-            known = {field.name for field in fields(transformers.TrainingArguments)}
-            if "warmup_ratio" not in known:  # since transformers 5 a share is written as steps below 1
-                ratio = arguments.get("warmup_ratio")
-                arguments = {**arguments, "warmup_steps": arguments.get("warmup_steps") or ratio or 0}
-            plain = {"output_dir": folder, "use_cpu": True, "report_to": [], "disable_tqdm": True, "logging_strategy": "no"}
-            told = {key: value for key, value in arguments.items() if key in known and value is not None} | plain
-            made = Watched(
-                network, transformers.TrainingArguments(**told), train_dataset=train, eval_dataset=val, callbacks=[Stop()]
-            )
+            told = transformers.TrainingArguments(**_told(arguments, folder, transformers.TrainingArguments))
+            made = Watched(network, told, train_dataset=train, eval_dataset=val, callbacks=[Stop()])
             made.losses, made.rates = [], []
             made.remove_callback(transformers.PrinterCallback)
             yield made
     finally:
         transformers.logging.set_verbosity(level)
+
+
+def _told(arguments: dict[str, Any], folder: str, cls: Any) -> dict[str, Any]:
+    """The arguments in the words of the installed version, which writes nothing but into `folder`."""
+    known = {field.name for field in fields(cls)}
+    if "warmup_ratio" not in known:  # since transformers 5 a share is written as steps below 1
+        arguments = {**arguments, "warmup_steps": arguments["warmup_steps"] or arguments["warmup_ratio"] or 0}
+    plain = {"output_dir": folder, "use_cpu": True, "report_to": [], "disable_tqdm": True, "logging_strategy": "no"}
+    return {key: value for key, value in arguments.items() if key in known and value is not None} | plain
 
 
 def order_of(work: Workload, regime: Regime, seed: int, steps: int) -> Any:
@@ -141,7 +141,5 @@ def whole_schedule(made: Any, work: Workload, regime: Regime) -> float | None:
     return worst / largest if largest else worst
 
 
-def _at(step: int, total: int) -> Any:
-    from regimes.core.progress import Progress
-
+def _at(step: int, total: int) -> Progress:
     return Progress(step=step, phase_step=step, fraction=step / total, run_fraction=step / total)

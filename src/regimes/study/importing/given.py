@@ -39,7 +39,9 @@ def read(path: str | Path) -> dict[str, Any]:
     except (UnicodeDecodeError, ValueError) as why:
         raise DeclarationError(f"'{file}' cannot be read as JSON: {why}") from None
     if not isinstance(data, dict):
-        raise DeclarationError(f"'{file}' holds {show(data)}; allowed: an object of keys, as to_json_string() writes it")
+        raise DeclarationError(
+            f"'{file}' holds {show(data)}; allowed: an object of keys, as to_json_string() writes it"
+        )
     return data
 
 

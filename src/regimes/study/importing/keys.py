@@ -204,8 +204,8 @@ RENAMED: dict[str, tuple[str, Any]] = {
 
 #: Key -> why it is not carried.
 LEFT = {key: why for why, keys in _LEFT.items() for key in keys}
-LEFT |= {key: "is a key of transformers 4 that does not say how to train" for key in list(OLD)[1:]}
-LEFT |= {key: LEFT["report_to"] for key in ("logging_dir", "overwrite_output_dir")}
+LEFT |= dict.fromkeys(list(OLD)[1:], "is a key of transformers 4 that does not say how to train")
+LEFT |= dict.fromkeys(("logging_dir", "overwrite_output_dir"), LEFT["report_to"])
 
 #: Key -> default, of all that are known.
 DEFAULTS: dict[str, Any] = CARRIED | {key: value for keys in _LEFT.values() for key, value in keys.items()} | OLD

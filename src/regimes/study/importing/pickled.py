@@ -51,7 +51,9 @@ def read(file: Path) -> dict[str, Any]:
             name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
             made = _Reader(io.BytesIO(archive.read(name))).load()
     except (OSError, zipfile.BadZipFile, StopIteration, pickle.UnpicklingError, EOFError, ValueError) as why:
-        raise DeclarationError(f"'{file}' is no archive of torch.save ({why or 'it holds no data.pkl'}); {_INSTEAD}") from None
+        raise DeclarationError(
+            f"'{file}' is no archive of torch.save ({why or 'it holds no data.pkl'}); {_INSTEAD}"
+        ) from None
     except (TypeError, AttributeError, IndexError, KeyError) as why:
         raise DeclarationError(f"'{file}' cannot be read without running what it holds ({why}); {_INSTEAD}") from None
     values = vars(made) if isinstance(made, _Inert) else {}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from regimes.core.errors import DeclarationError
 from regimes.core.randomness import kept
+from regimes.core.regime import Regime
 from regimes.study.importing import courses, tiny
 from regimes.study.importing.keys import CARRIED
 
@@ -83,53 +84,57 @@ def check(found: Any, steps: int) -> Checked:
     """
     if not installed():
         raise DeclarationError(
-            "transformers (with accelerate) is not installed; write pip install 'regimes[transformers]', or --no-check", "check"
+            "transformers (with accelerate) is not installed; write pip install 'regimes[transformers]', or --no-check",
+            "check",
         )
     from regimes.study.importing.api import import_training_args
 
     arguments, compared_with = _small(found)
-    regime, seed = (ours := import_training_args(arguments)).regime, ours.seed
+    ours = import_training_args(arguments)
     with kept():
-        network = tiny.network(seed)
-        train, val = tiny.data(int(regime.batch_size))
-        work = tiny.workload(network, train, val)
-        order = courses.order_of(work, regime, seed, steps)
-        with courses.trainer(copy.deepcopy(network), arguments, train, val, order, steps) as made:
-            theirs = courses.by_the_trainer(made)
-            made.lr_scheduler = None
-            schedule = courses.whole_schedule(made, work, regime)
-        mine = courses.by_the_engine(work, regime, seed, len(theirs.losses))
-    start = {name: p.detach() for name, p in network.named_parameters()}
+        start, theirs, mine, schedule = _side_by_side(arguments, ours.regime, ours.seed, steps)
     return Checked(
         len(theirs.losses),
         _apart(mine.losses, theirs.losses),
         _apart(mine.rates, theirs.rates),
         _weights_apart(mine.weights, theirs.weights, start),
         schedule,
-        BAR_SMOOTHED if arguments.get("label_smoothing_factor") else BAR,
-        tuple(compared_with),
+        BAR_SMOOTHED if arguments["label_smoothing_factor"] else BAR,
+        compared_with,
     )
 
 
-def _small(found: Any) -> tuple[dict[str, Any], list[str]]:
+def _side_by_side(
+    arguments: dict[str, Any], regime: Regime, seed: int, steps: int
+) -> tuple[dict[str, Tensor], courses.Course, courses.Course, float | None]:
+    """First weights, the Trainer's course and ours from them, and how far apart the rates are over the whole schedule."""
+    network = tiny.network(seed)
+    train, val = tiny.data(int(regime.batch_size))
+    work = tiny.workload(network, train, val)
+    order = courses.order_of(work, regime, seed, steps)
+    with courses.trainer(copy.deepcopy(network), arguments, train, val, order, steps) as made:
+        theirs = courses.by_the_trainer(made)
+        made.lr_scheduler = None  # it has been stepped; the next one begins anew
+        schedule = courses.whole_schedule(made, work, regime)
+    mine = courses.by_the_engine(work, regime, seed, len(theirs.losses))
+    return {name: p.detach() for name, p in network.named_parameters()}, theirs, mine, schedule
+
+
+def _small(found: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The keys that are carried, with batches that one CPU trains in no time; and what is another than was declared."""
-    given = {key: found.arguments.get(key, CARRIED.get(key)) for key in (*CARRIED, "warmup_ratio")}
-    times = (given["gradient_accumulation_steps"] or 1) * found.settings["devices"]
-    small = given | {
-        "per_device_train_batch_size": min(given["per_device_train_batch_size"] or 8, MOST),
-        "gradient_accumulation_steps": min(times, MOST),
-        "optim": "adamw_torch" if "adamw" in str(given["optim"]) else given["optim"],
-        "bf16": False,
-        "fp16": False,
-        "dataloader_drop_last": False,
+    given = {key: found.arguments.get(key, usual) for key, usual in {**CARRIED, "warmup_ratio": None}.items()}
+    sizes = {
+        "per_device_train_batch_size": min(given["per_device_train_batch_size"], MOST),
+        "gradient_accumulation_steps": min(given["gradient_accumulation_steps"] * found.settings["devices"], MOST),
     }
-    said = [f"{key} = {small[key]}" for key in list(small) if key.startswith(("per_device", "gradient")) and small[key] != given[key]]
-    small |= {"save_strategy": "no"}
+    small = given | sizes | {"bf16": False, "fp16": False, "dataloader_drop_last": False, "save_strategy": "no"}
+    if "adamw" in given["optim"]:
+        small["optim"] = "adamw_torch"
     if given["lr_scheduler_type"] != "reduce_lr_on_plateau":
         small |= {"eval_strategy": "no", "metric_for_best_model": None}
     if found.regime.budget.unit == "steps":
         small["max_steps"] = int(found.regime.budget.value)  # what examples= was for
-    return small, said
+    return small, tuple(f"{key} = {value}" for key, value in sizes.items() if value != given[key])
 
 
 def _apart(ours: list[float], theirs: list[float]) -> float:

@@ -55,7 +55,9 @@ class Clock(NamedTuple):
     def known(self) -> int:
         """T; refused where it is not known."""
         if self.steps is None:
-            raise DeclarationError(f"got a schedule that counts steps beside epochs; allowed {_MORE_STEPS}", "num_train_epochs")
+            raise DeclarationError(
+                f"got epochs beside a schedule that counts steps; allowed {_MORE_STEPS}", "num_train_epochs"
+            )
         return self.steps
 
     @property
@@ -136,7 +138,9 @@ def _restarts(peak: float, clock: Clock, options: dict[str, Any]) -> Any:
 def _polynomial(peak: float, clock: Clock, options: dict[str, Any]) -> Any:
     final = _number(options, "lr_end", 1e-7)
     if not peak > final:
-        raise DeclarationError(f"got {show(final)}; allowed: less than learning_rate ({peak:g})", "lr_scheduler_kwargs.lr_end")
+        raise DeclarationError(
+            f"got {show(final)}; allowed: less than learning_rate ({peak:g})", "lr_scheduler_kwargs.lr_end"
+        )
     return Polynomial(peak, power=_number(options, "power", 1.0), final=final, **clock.kwargs)
 
 
@@ -175,7 +179,9 @@ def _cosine_one_ahead(peak: float, clock: Clock, options: dict[str, Any]) -> Any
             "warmup_steps",
         )
     if steps <= rise:
-        raise DeclarationError(f"got {rise}; allowed with 'cosine_warmup_with_min_lr': fewer than all {steps}", "warmup_steps")
+        raise DeclarationError(
+            f"got {rise}; allowed with 'cosine_warmup_with_min_lr': fewer than all {steps}", "warmup_steps"
+        )
     share = 1.0 / rise if begin is None else number(begin, "lr_scheduler_kwargs.warmup_lr_rate", 0.0)
     fall = Window(_swings(1.0, floor / peak, options, {}), start="0 steps", length=Duration(steps - rise, "steps"))
     if rise == 1:

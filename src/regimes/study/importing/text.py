@@ -26,7 +26,10 @@ def yaml(found: Any, workload: str | None) -> str:
     for line in lists(found):
         lines += textwrap.wrap(line, _WIDTH, initial_indent="# ", subsequent_indent="#     ", break_on_hyphens=False)
     if workload is None:
-        lines += ["# What is trained: a built-in name, or package.module:function that returns a regimes.Workload.", "workload:"]
+        lines += [
+            "# What is trained: a built-in name, or package.module:function that returns a regimes.Workload.",
+            "workload:",
+        ]
     else:
         lines += [f"workload: {_quoted(workload)}"]
     lines += [f"seed: {found.seed}", "regime:", *_regime(found.regime)]
@@ -42,7 +45,9 @@ def _regime(regime: Any) -> list[str]:
     lines = [f"  budget: {regime.budget}"]
     for name in fields.table(Phase):
         value = getattr(phase, name)
-        if name in ("name", "budget") or (fields.same(value, getattr(plain, name)) and name not in ("optimizer", "batch_size")):
+        if name in ("name", "budget") or (
+            fields.same(value, getattr(plain, name)) and name not in ("optimizer", "batch_size")
+        ):
             continue
         shown = str(value) if isinstance(value, int | str) or name == "evaluate" else _quoted(fields.printed(value))
         # A line break in quotes is read as the space that it stands for.

@@ -24,7 +24,9 @@ def network(seed: int) -> Any:
     without = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     with seeded(seed % 2**32):
         made = GPT2LMHeadModel(GPT2Config(**sizes, **without, bos_token_id=0, eos_token_id=0)).double()
-        made.loss_type = "ForCausalLM"  # which the class name does not say, so that the Trainer would count first tokens too
+        made.loss_type = (
+            "ForCausalLM"  # which the class name does not say, so that the Trainer would count first tokens too
+        )
         with torch.no_grad():
             for p in made.parameters():
                 p.add_(0.1 * torch.randn_like(p))

@@ -132,11 +132,13 @@ _OTHERS = {
     "data_seed": lambda given: "one seed addresses everything that is random here",
     "num_train_epochs": lambda given: "max_steps decides" if given.number("max_steps") > 0 else "",
     "dataloader_drop_last": lambda given: "nothing is dropped here: a batch goes on into the next epoch",
-    "train_sampling_strategy": lambda given: "" if given.get("train_sampling_strategy") == "sequential" else _NO_LENGTHS,
+    "train_sampling_strategy": lambda given: (
+        "" if given.get("train_sampling_strategy") == "sequential" else _NO_LENGTHS
+    ),
     "logging_steps": lambda given: "" if _by_steps(given) else LEFT["logging_strategy"],
-    "metric_for_best_model": lambda given: ""
-    if given.get("lr_scheduler_type") == "reduce_lr_on_plateau"
-    else LEFT["load_best_model_at_end"],
+    "metric_for_best_model": lambda given: (
+        "" if given.get("lr_scheduler_type") == "reduce_lr_on_plateau" else LEFT["load_best_model_at_end"]
+    ),
 }
 _PATHS |= {"logging_steps": "options.validate", "metric_for_best_model": _LR}
 
@@ -166,4 +168,3 @@ def _epochs(given: Given, devices: int, examples: int | None, clock: Clock) -> s
         return ""
     per_epoch = Duration(steps_per_epoch(given, devices, examples), "steps")
     return f"the Trainer ends an epoch after {per_epoch}, the last of them smaller; here a batch goes on into the next"
-
