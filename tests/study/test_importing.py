@@ -243,6 +243,11 @@ ONE_AHEAD = {"lr_scheduler_type": "cosine_warmup_with_min_lr", "lr_scheduler_kwa
         ({"lr_scheduler_type": "polynomial", "learning_rate": 1e-8}, "lr_end: got 1e-07; allowed: less than learning_rate"),
         (ONE_AHEAD, "warmup_steps: got 0"),
         (ONE_AHEAD | {"warmup_steps": 9}, "warmup_steps: got 9; allowed .*: fewer than all 9"),
+        (
+            {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 8}, "max_steps": 9,
+             "warmup_steps": 2},
+            "num_decay_steps: got 8 beside a warm-up of 2 steps; allowed: no more together than the 9 steps",
+        ),
         ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "eval_strategy: got 'no'"),
         ({"optim": "adafactor"}, "optim: got 'adafactor', which has no counterpart here; "),
         ({"adafactor": True}, "optim: got 'adafactor'"),

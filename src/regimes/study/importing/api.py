@@ -14,8 +14,9 @@ from regimes.losses import CrossEntropy
 from regimes.samplers import Sequential
 from regimes.study.importing import text
 from regimes.study.importing.cadence import budget_of, clock_of, every
-from regimes.study.importing.given import Given, as_mapping
-from regimes.study.importing.rates import Clock, rate_of
+from regimes.study.importing.clock import Clock
+from regimes.study.importing.given import Given, as_mapping, place
+from regimes.study.importing.rates import rate_of
 from regimes.study.importing.rules import rule_of
 from regimes.study.importing.told import Key, keys_of
 
@@ -161,7 +162,7 @@ what a subclass adds: --ignore max_step
         tuple(keys_of(given, clock, rule, devices, examples)),
         given.values,
         {"devices": devices, "examples": examples},
-        str(args) if isinstance(args, str | Path) else f"a {type(args).__name__}",
+        str(place(args)) if isinstance(args, str | Path) else f"a {type(args).__name__}",
     )
 
 

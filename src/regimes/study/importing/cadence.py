@@ -6,8 +6,8 @@ import math
 
 from regimes.core.duration import Duration
 from regimes.core.errors import DeclarationError, show
+from regimes.study.importing.clock import Clock
 from regimes.study.importing.given import Given
-from regimes.study.importing.rates import Clock
 
 STRATEGIES = ("no", "steps", "epoch", "best")
 

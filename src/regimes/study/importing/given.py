@@ -16,22 +16,33 @@ from regimes.study.importing.keys import DEFAULTS, RENAMED, asks_for_nothing
 FILES = ("training_args.json", "training_args.bin")
 
 
-def read(path: str | Path) -> dict[str, Any]:
-    """Return the arguments in a file, or in a folder that holds one.
+def place(path: str | Path) -> Path:
+    """Return the file that a path means: itself, or what a folder holds.
 
     Raises
     ------
     DeclarationError
-        If there is none, or it holds something else.
+        If there is none.
     """
     file = Path(path)
     if file.is_dir():
         found = [file / name for name in FILES if (file / name).is_file()]
         if not found:
             raise DeclarationError(f"the folder '{file}' holds no {' and no '.join(FILES)}")
-        file = found[0]
+        return found[0]
     if not file.is_file():
         raise DeclarationError(f"there is no file '{file}'")
+    return file
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Return the arguments in a file.
+
+    Raises
+    ------
+    DeclarationError
+        If it holds something else.
+    """
     if file.suffix == ".bin":
         return pickled.read(file)
     try:
@@ -54,7 +65,7 @@ def as_mapping(args: Any) -> dict[str, Any]:
         For anything else.
     """
     if isinstance(args, str | Path):
-        return read(args)
+        return read(place(args))
     if isinstance(args, Mapping):
         return dict(args)
     if callable(getattr(args, "to_dict", None)):

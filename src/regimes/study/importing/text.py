@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from typing import Any
 
@@ -50,12 +51,17 @@ def _regime(regime: Any) -> list[str]:
         ):
             continue
         shown = str(value) if isinstance(value, int | str) or name == "evaluate" else _quoted(fields.printed(value))
-        # A line break in quotes is read as the space that it stands for.
-        lines += textwrap.wrap(
-            f"{name}: {shown}", _WIDTH, initial_indent="  ", subsequent_indent="    ", break_long_words=False,
-            break_on_hyphens=False,
-        )  # fmt: skip
+        lines += _wrapped(f"{name}: {shown}")
     return lines
+
+
+def _wrapped(line: str) -> list[str]:
+    """Lines of notation, broken between arguments: YAML reads a break as the space that it stands for."""
+    held = re.sub("'[^']*'", lambda text: text[0].replace(" ", "\0"), line)
+    broken = textwrap.wrap(
+        held, _WIDTH, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
+    return [part.replace("\0", " ") for part in broken]
 
 
 def _quoted(value: str) -> str:

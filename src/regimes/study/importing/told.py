@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from regimes.core.duration import Duration
 from regimes.study.importing.cadence import steps_per_epoch
+from regimes.study.importing.clock import Clock
 from regimes.study.importing.given import Given
 from regimes.study.importing.keys import DEFAULTS, LEFT, asks_for_nothing
-from regimes.study.importing.rates import UNWARMED, Clock
+from regimes.study.importing.rates import UNWARMED
 from regimes.study.importing.rules import Rule
 
 
