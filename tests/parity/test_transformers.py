@@ -241,10 +241,10 @@ def test_the_check_leaves_random_states_and_files_as_they_are(tmp_path, monkeypa
 
 
 def test_large_batches_and_devices_are_compared_small():
-    found = rg.import_training_args({"max_steps": 60, "gradient_accumulation_steps": 2, "bf16": True}, devices=8).check(
-        2
-    )
-    assert found.compared_with == ("per_device_train_batch_size = 4", "gradient_accumulation_steps = 4")
+    args = {"max_steps": 60, "gradient_accumulation_steps": 2, "adam_epsilon": 1e-12, "bf16": True}
+    found = rg.import_training_args(args, devices=8).check(2)
+    taken = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "adam_epsilon": 1e-08}
+    assert found.compared_with == tuple(f"{key} = {value}" for key, value in taken.items())
     assert found.same
 
 

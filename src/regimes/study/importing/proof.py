@@ -15,12 +15,13 @@ from regimes.study.importing import courses, tiny
 from regimes.study.importing.keys import CARRIED
 
 #: Up to here a difference is rounding: of a loss or rate relative to itself, of a weight relative to the longest way of any.
-#: Found are below 1e-11; one step of a schedule, decay on a norm, or a mean over micro-batches makes more than 1e-5.
+#: Found are below 1e-10; one step of a schedule, decay on a norm, or a mean over micro-batches makes more than 1e-6.
 BAR = 1e-8
 #: With label smoothing, a part of which the Trainer adds up in float32.
 BAR_SMOOTHED = 1e-6
 #: No more examples in a micro-batch, and no more micro-batches in a step.
 MOST = 4
+LEAST_EPSILON = 1e-8
 
 
 class Checked(NamedTuple):
@@ -123,18 +124,20 @@ def _side_by_side(
 def _small(found: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The keys that are carried, with batches that one CPU trains in no time; and what is another than was declared."""
     given = {key: found.arguments.get(key, usual) for key, usual in {**CARRIED, "warmup_ratio": None}.items()}
-    sizes = {
+    taken = {
         "per_device_train_batch_size": min(given["per_device_train_batch_size"], MOST),
         "gradient_accumulation_steps": min(given["gradient_accumulation_steps"] * found.settings["devices"], MOST),
+        # Biases of keys have no gradient but rounding, which a smaller epsilon would blow up to steps of full length.
+        "adam_epsilon": max(given["adam_epsilon"], LEAST_EPSILON),
     }
-    small = given | sizes | {"bf16": False, "fp16": False, "dataloader_drop_last": False, "save_strategy": "no"}
+    small = given | taken | {"bf16": False, "fp16": False, "dataloader_drop_last": False, "save_strategy": "no"}
     if "adamw" in given["optim"]:
         small["optim"] = "adamw_torch"
     if given["lr_scheduler_type"] != "reduce_lr_on_plateau":
         small |= {"eval_strategy": "no", "metric_for_best_model": None}
     if found.regime.budget.unit == "steps":
         small["max_steps"] = int(found.regime.budget.value)  # what examples= was for
-    return small, tuple(f"{key} = {value}" for key, value in sizes.items() if value != given[key])
+    return small, tuple(f"{key} = {value}" for key, value in taken.items() if value != given[key])
 
 
 def _apart(ours: list[float], theirs: list[float]) -> float:
