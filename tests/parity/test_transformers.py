@@ -248,6 +248,17 @@ def test_large_batches_and_devices_are_compared_small():
     assert found.same
 
 
+def test_a_metric_that_the_tiny_model_lacks_is_its_loss():
+    args = {
+        "lr_scheduler_type": "reduce_lr_on_plateau",
+        "eval_strategy": "steps",
+        "metric_for_best_model": "f1",
+        "max_steps": 9,
+    }
+    found = rg.import_training_args({**args, "eval_steps": 2, "per_device_train_batch_size": 4}).check()
+    assert (found.steps, found.same, found.compared_with) == (9, True, ("metric_for_best_model = loss",))
+
+
 def test_examples_are_carried_into_the_check():
     found = rg.import_training_args({"num_train_epochs": 2, "warmup_ratio": 0.1}, examples=83).check(3)
     assert found.same

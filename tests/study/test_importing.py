@@ -74,6 +74,11 @@ RATES = {
         "warmup_stable_decay", {"num_decay_steps": 20, "num_stable_steps": 30, "decay_type": "linear"},
         lambda t: ramp(t) if t < W else 1 - min(max(t - 40, 0) / 20, 1),
     ),
+    "wsd with a cosine up": (
+        "warmup_stable_decay",
+        {"num_decay_steps": 20, "warmup_type": "cosine"},
+        lambda t: 1 - half_cosine(ramp(t)) if t < W else half_cosine(max(t - 80, 0) / 20),
+    ),
     "wsd with a rounded rise": (
         "warmup_stable_decay", {"num_decay_steps": 20, "num_stable_steps": 30, "warmup_type": "1-sqrt", "min_lr_ratio": 0.1},
         lambda t: 0.1 + 0.9 * (1 - math.sqrt(1 - ramp(t)) if t < W else half_cosine(min(max(t - 40, 0) / 20, 1))),
@@ -88,6 +93,14 @@ def test_the_rate_of_every_step_is_that_of_the_formula(name):
     for t in range(T):
         value = found if isinstance(found, float) else found(t / T, steps=T)
         assert value == pytest.approx(PEAK * formula(t), rel=1e-12, abs=1e-17), t
+
+
+def test_without_a_warm_up():
+    assert repr(lr("inverse_sqrt", warmup=0)) == "InverseSqrt(0.001, timescale='10000 steps')"
+    assert lr("constant_with_warmup", warmup=0) == PEAK
+    assert lr("warmup_stable_decay", warmup=0, num_decay_steps=20, min_lr_ratio=0.1)(1.0, steps=T) == pytest.approx(
+        PEAK / 10
+    )
 
 
 def test_a_warm_up_longer_than_training_is_a_ramp():
@@ -115,6 +128,16 @@ def test_the_plateau_stops_where_torch_does():
         state = control.observe(state, {"val:loss": 1.0}, rg.Progress())
         assert PEAK * control.value(state, rg.Progress()) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
     assert 1e-9 < optimizer.param_groups[0]["lr"] < PEAK / 1e3
+
+
+def test_the_plateau_reads_what_it_is_told():
+    args = {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "epoch", "metric_for_best_model": "eval_acc"}
+    found = imported(
+        **args, lr_scheduler_kwargs={"mode": "max", "min_lr": 1e-4, "cooldown": 2, "threshold_mode": "abs"}
+    )
+    wanted = rg.Plateau("val:acc", better="higher", low=0.1, cooldown=2, threshold_mode="abs")
+    assert found.regime.optimizer.lr.right == wanted
+    assert found.regime.evaluate == rg.epochs(1)
 
 
 # -- the rest ------------------------------------------------------------------------------------------------------------
@@ -172,6 +195,9 @@ def test_other_optimizers():
     assert repr(sgd) == "SGD(momentum=0.9, nesterov=True)"
     rms = imported(optim="rmsprop", optim_args="alpha=0.9,centered=true", lr_scheduler_type="constant").regime.optimizer
     assert repr(rms) == "Torch('RMSprop', alpha=0.9, centered=True, lr=0.001, weight_decay=0.0)"
+    found = imported(optim="sgd", optim_args="weight_decay=0.5")
+    assert found.regime.optimizer.weight_decay == 0.0
+    assert "the key weight_decay decides" in found.left[0].said
     found = imported(optim="paged_adamw_8bit", adam_beta2=0.99)
     assert isinstance(found.regime.optimizer, rg.AdamW)
     assert [key.name for key in found.different] == ["optim"]

@@ -77,7 +77,11 @@ def _risen(peak: float, rise: str, low: float, clock: Clock, held: Any) -> Any:
 
 def plateau(peak: float, clock: Clock, options: dict[str, Any]) -> Any:
     factor = option(options, "factor", 0.1)
-    known = {name: options[name] for name in ("patience", "threshold", "threshold_mode", "cooldown") if name in options}
+    known = {
+        name: options[name]
+        for name in ("metric", "patience", "threshold", "threshold_mode", "cooldown")
+        if name in options
+    }
     if options.get("mode", "min") not in ("min", "max"):
         raise DeclarationError(f"got {show(options['mode'])}; allowed: 'min' or 'max'", "lr_scheduler_kwargs.mode")
     better = "lower" if options.get("mode", "min") == "min" else "higher"

@@ -124,7 +124,7 @@ def _side_by_side(
 def _small(found: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The keys that are carried, with batches that one CPU trains in no time; and what is another than was declared."""
     given = {key: found.arguments.get(key, usual) for key, usual in {**CARRIED, "warmup_ratio": None}.items()}
-    taken = {
+    taken: dict[str, Any] = {
         "per_device_train_batch_size": min(given["per_device_train_batch_size"], MOST),
         "gradient_accumulation_steps": min(given["gradient_accumulation_steps"] * found.settings["devices"], MOST),
         # Biases of keys have no gradient but rounding, which a smaller epsilon would blow up to steps of full length.
@@ -135,6 +135,8 @@ def _small(found: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
         small["optim"] = "adamw_torch"
     if given["lr_scheduler_type"] != "reduce_lr_on_plateau":
         small |= {"eval_strategy": "no", "metric_for_best_model": None}
+    elif given["metric_for_best_model"] not in (None, "loss", "eval_loss"):
+        taken["metric_for_best_model"] = small["metric_for_best_model"] = "loss"
     if found.regime.budget.unit == "steps":
         small["max_steps"] = int(found.regime.budget.value)  # what examples= was for
     return small, tuple(f"{key} = {value}" for key, value in taken.items() if value != given[key])

@@ -45,6 +45,8 @@ def rate_of(given: Given, clock: Clock) -> Any:
     if clock.beyond and kind not in _WITHOUT_END:
         # The ramp alone is ever seen: t / W, which is T / W at the end.
         return Linear(0.0, peak * clock.known / clock.rise)
+    if kind == "reduce_lr_on_plateau":
+        options["metric"] = f"val:{str(given.get('metric_for_best_model') or 'loss').removeprefix('eval_')}"
     return make(peak, clock, options)
 
 
