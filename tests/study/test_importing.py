@@ -153,6 +153,23 @@ def test_what_nothing_is_said_of_is_at_the_defaults_of_transformers():
     assert [key.name for key in found.different] == ["num_train_epochs"]
 
 
+def test_a_file_of_transformers_4_that_says_nothing():
+    four = {
+        "evaluation_strategy": "no",
+        "group_by_length": False,
+        "adafactor": False,
+        "no_cuda": False,
+        "warmup_ratio": 0.0,
+    }
+    found = rg.import_training_args(
+        {**DEFAULTS, **four, "lr_scheduler_kwargs": {}, "average_tokens_across_devices": False}
+    )
+    assert found.left == ()
+    assert [key.name for key in found.different] == ["num_train_epochs"]
+    assert rg.import_training_args(DEFAULTS, examples=960).different == ()
+    assert found.regime == rg.import_training_args({}).regime
+
+
 def test_everything_that_has_a_place_is_in_it():
     found = imported(
         optim="adamw_torch", adam_beta1=0.8, adam_beta2=0.95, adam_epsilon=1e-6, max_grad_norm=0.3, bf16=True, seed=7,

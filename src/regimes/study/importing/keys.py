@@ -233,6 +233,7 @@ _AS_GOOD: dict[str, tuple[Any, ...]] = {
     "hub_token": ("<HUB_TOKEN>",),
     "include_num_input_tokens_seen": (False,),
     "local_rank": (0,),
+    "lr_scheduler_kwargs": ({},),
     "push_to_hub_token": ("<PUSH_TO_HUB_TOKEN>",),
     "report_to": (None, "none", ["none"]),
     "trackio_space_id": ("trackio",),

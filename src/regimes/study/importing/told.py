@@ -93,9 +93,11 @@ def keys_of(given: Given, clock: Clock, rule: Rule, devices: int, examples: int 
             left = _left(given, name, clock, rule)
             path = "" if left else _PATHS[name]
             yield Key(name, value, path, left or _different(given, name, clock, rule, devices, examples))
-    if not clock.steps and not given.has("num_train_epochs"):
+    usual = DEFAULTS["num_train_epochs"]
+    if given.number("max_steps") < 0 and given.get("num_train_epochs") == usual:
         said = _epochs(given, devices, examples, clock)
-        yield Key("num_train_epochs", DEFAULTS["num_train_epochs"], "budget", said)
+        if said:  # the default, too, means something else
+            yield Key("num_train_epochs", usual, "budget", said)
 
 
 def _left(given: Given, name: str, clock: Clock, rule: Rule) -> str:
