@@ -265,6 +265,9 @@ def test_the_file_says_the_same():
     assert (read.regime, read.seed, read.workload_spec) == (found.regime, 42, "digits_mlp")
     assert read.options["checkpoint"] == "500 steps"
     assert max(map(len, found.yaml().splitlines())) < 200
+    # A line is broken between arguments, never inside a text.
+    groups = imported(weight_decay=0.1, warmup_steps=5, adam_beta2=0.95, lr_scheduler_type="cosine").yaml()
+    assert all(line.count("'") % 2 == 0 for line in groups.split("regime:")[1].splitlines())
 
 
 # -- what is refused -----------------------------------------------------------------------------------------------------

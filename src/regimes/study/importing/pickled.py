@@ -12,7 +12,14 @@ from typing import Any
 from regimes.core.errors import DeclarationError, show
 
 #: What the Trainer puts on its arguments beside their keys.
-_DERIVED = ("distributed_state", "deepspeed_plugin", "hf_deepspeed_config", "mixed_precision", "fsdp_plugin_args")
+_DERIVED = (
+    "deepspeed_plugin",
+    "distributed_state",
+    "fsdp_plugin_args",
+    "hf_deepspeed_config",
+    "mixed_precision",
+    "xla_fsdp_config",
+)
 _INSTEAD = "write the JSON: Path('training_args.json').write_text(trainer.args.to_json_string())"
 
 
