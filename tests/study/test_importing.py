@@ -265,9 +265,12 @@ def test_the_file_says_the_same():
     assert (read.regime, read.seed, read.workload_spec) == (found.regime, 42, "digits_mlp")
     assert read.options["checkpoint"] == "500 steps"
     assert max(map(len, found.yaml().splitlines())) < 200
-    # A line is broken between arguments, never inside a text.
-    groups = imported(weight_decay=0.1, warmup_steps=5, adam_beta2=0.95, lr_scheduler_type="cosine").yaml()
-    assert all(line.count("'") % 2 == 0 for line in groups.split("regime:")[1].splitlines())
+
+
+@pytest.mark.parametrize("digits", range(1, 12))
+def test_a_line_of_the_file_is_broken_between_arguments(digits):
+    text = imported(weight_decay=0.1, warmup_steps=5, adam_beta2=round(0.123456789012, digits)).yaml()
+    assert all(line.count("'") % 2 == 0 for line in text.split("regime:")[1].splitlines())
 
 
 # -- what is refused -----------------------------------------------------------------------------------------------------
