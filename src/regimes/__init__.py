@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from regimes.study.evaluation_noise import EvaluationNoise, evaluation_noise
     from regimes.study.foreign.verdict import verdict
     from regimes.study.guard import Guarded, guard
+    from regimes.study.importing import Imported, import_training_args
     from regimes.study.ladder import Ladder, ladder
     from regimes.study.late_forks import LateForks, late_forks
     from regimes.study.plan import Plan, plan
@@ -79,6 +80,7 @@ _ELSEWHERE = {
     "regimes.study.ladder": ("Ladder", "ladder"),
     "regimes.study.late_forks": ("LateForks", "late_forks"),
     "regimes.study.guard": ("Guarded", "guard"),
+    "regimes.study.importing": ("Imported", "import_training_args"),
     "regimes.study.plan": ("Plan", "plan"),
     "regimes.study.ranges": ("between", "times"),
     "regimes.study.replays": ("Replay", "replay"),

@@ -15,6 +15,7 @@ from regimes.cli import COMMANDS, group
 SURFACE = {
     "demo": "--out --workers --seeds --progress/--no-progress --json --debug",
     "run": "FILE --out --seed --set --validate --probe --reduce --track --progress/--no-progress --json --debug",
+    "import": "PATH --out --workload --devices --examples --ignore --check/--no-check --json --debug",
     "eject": "FILE --out --seed --check --set --json --debug",
     "resume": "DIRECTORY --progress/--no-progress --json --debug",
     "fork": "RUN --at --set --seed --out --progress/--no-progress --json --debug",

@@ -7,7 +7,7 @@ from torch import nn
 import regimes as rg
 from regimes.engine.run import Run
 from regimes.groups import groups_table
-from regimes.optimizers.groups import roles_of
+from regimes.optimizers.groups import Group, Groups, roles_of
 
 
 class Block(nn.Module):
@@ -56,7 +56,7 @@ def test_roles_of_tied_and_missing_heads(head, embeddings, heads):
     roles = roles_of(Lm(head))
     assert {name for name, role in roles.items() if "embedding" in role} == embeddings
     assert {name for name, role in roles.items() if "head" in role} == heads
-    assert {name for name, role in roles.items() if role == "norm"} == {
+    assert {name for name, role in roles.items() if "norm" in role} == {
         f"{place}.{leaf}" for place in ("blocks.0.norm", "blocks.1.norm", "norm") for leaf in ("weight", "bias")
     }
 
@@ -209,3 +209,15 @@ def test_groups_share_one_evaluation_and_own_randomness(hand):
     greedy = regime.but(optimizer=rg.Groups([rg.Group("0.*", rg.SGD()), rg.Group("*", Greedy())]))
     with pytest.raises(rg.DeclarationError, match=r"groups\.1\.rule: the rule asks for more than the gradient"):
         Run(hand.workload(), greedy).step()
+
+
+def test_layer_norms_are_some_of_the_norms():
+    net = nn.Sequential(nn.LayerNorm(3), nn.RMSNorm(3), nn.GroupNorm(1, 3), nn.Linear(3, 3, bias=False))
+    rule = rg.SGD(lr=0.1)
+    groups = Groups([Group("@layer_norms", rule), Group("@norms", rule), Group("*", rule)])
+    owned = groups.assign(dict(net.named_parameters()), roles_of(net))
+    assert [list(own) for own in owned] == [
+        ["0.weight", "0.bias"],
+        ["1.weight", "2.weight", "2.bias"],
+        ["3.weight"],
+    ]

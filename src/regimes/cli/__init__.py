@@ -11,6 +11,7 @@ import click
 COMMANDS = {
     "demo": "Compare four ways to train a small GPT, and report.",
     "run": "Train what a file declares, in a folder.",
+    "import": "Make a regime of transformers' TrainingArguments, and prove it.",
     "eject": "Write the plain PyTorch loop of a file: a script to read, keep and change.",
     "resume": "Continue a run that was stopped or killed.",
     "fork": "Go on from a step of a run under edits, in a folder of its own.",

@@ -22,7 +22,8 @@ PREDICATES: dict[str, Callable[[Tensor, str], bool]] = {
     "@vectors": lambda p, role: p.ndim < 2,
     "@embeddings": lambda p, role: "embedding" in role,
     "@head": lambda p, role: "head" in role,
-    "@norms": lambda p, role: role == "norm",
+    "@norms": lambda p, role: "norm" in role,
+    "@layer_norms": lambda p, role: role == "layer norm",
 }
 
 
@@ -40,7 +41,8 @@ class Group(Component):
     ----------
     match : str
         Alternatives separated by ``|``: patterns of parameter names (``*.bias``), @matrices (two or more
-        dimensions and no role: hidden layers), @vectors (fewer than two), @embeddings, @head, @norms.
+        dimensions and no role: hidden layers), @vectors (fewer than two), @embeddings, @head, @norms (of any kind),
+        @layer_norms (nn.LayerNorm alone).
     rule : Optimizer
         What updates the parameters that match and that no earlier group took.
 

@@ -22,12 +22,13 @@ def roles_of(model: nn.Module) -> dict[str, str]:
     Returns
     -------
     dict of str to str
-        "embedding", "head", "embedding head" or "norm"; parameters without a role are left out.
+        "embedding", "head", "embedding head", "layer norm" (of nn.LayerNorm) or "norm" (of the others); parameters
+        without a role are left out.
 
     Examples
     --------
     >>> roles_of(nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 3), nn.LayerNorm(3), nn.Linear(3, 5, bias=False)))
-    {'0.weight': 'embedding', '2.weight': 'norm', '2.bias': 'norm', '3.weight': 'head'}
+    {'0.weight': 'embedding', '2.weight': 'layer norm', '2.bias': 'layer norm', '3.weight': 'head'}
     """
     listed = {id(p): name for name, p in model.named_parameters()}
     roles = {name: "embedding" for name, p in model.named_parameters() if _is_by_hand(name, p)}
@@ -36,7 +37,8 @@ def roles_of(model: nn.Module) -> dict[str, str]:
         # A weight under a parametrization is made anew on each use and listed under its originals.
         name = listed.get(id(getattr(module, "weight", None)))
         if isinstance(module, _NORMS):
-            roles |= {listed[id(p)]: "norm" for p in module.parameters(recurse=False)}
+            role = "layer norm" if isinstance(module, nn.LayerNorm) else "norm"
+            roles |= {listed[id(p)]: role for p in module.parameters(recurse=False)}
         elif isinstance(module, _EMBEDDINGS) and name is not None:
             roles[name] = "embedding"
         elif isinstance(module, nn.Linear):
