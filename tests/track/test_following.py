@@ -12,7 +12,8 @@ import pytest
 
 import regimes as rg
 from regimes.core.errors import DeclarationError
-from regimes.track import courier, tracked, tracking
+from regimes.track import courier, tracking
+from regimes.track.tracking import tracked
 
 HERE = Path(__file__).parent
 

@@ -60,7 +60,7 @@ def _continue(folder: Path, declared: dict[str, Any], progress: bool | None) -> 
     from regimes.engine import api
     from regimes.study import specs
     from regimes.study.stored import prepare_imports
-    from regimes.track import tracked
+    from regimes.track.tracking import tracked
 
     specs.importable(Path.cwd())
     prepare_imports(declared)
