@@ -56,7 +56,7 @@ class Halving:
     >>> halving.sizes, halving.seeds, halving.runs(8)
     ((16, 8, 4, 2), (1, 3, 7), 72)
     >>> round(halving.keeps_best(2.0), 2)
-    0.94
+    0.97
     """
 
     arms: int
