@@ -51,14 +51,16 @@ def build() -> dict[str, Any]:
 
 
 def functions(exports: dict[str, str]) -> list[Any]:
-    """Return the exported functions that have a card."""
+    """Return the exported functions, and classes that are no components, that have a card."""
     named = [getattr(importlib.import_module(package), name) for name, package in sorted(exports.items())]
-    return [entry for entry in named if inspect.isfunction(entry) and hasattr(entry, "card")]
+    plain = [entry for entry in named if not (inspect.isclass(entry) and issubclass(entry, Component))]
+    return [entry for entry in plain if isinstance(getattr(entry, "card", None), Card)]
 
 
 def describe_function(function: Any) -> dict[str, Any]:
-    """Return the entry of a function: that of a component without fields."""
-    about = {"name": function.__name__, "kind": "function", "module": function.__module__, "needs": [], "fields": []}
+    """Return the entry of a function or a plain class: that of a component without fields."""
+    kind = "class" if inspect.isclass(function) else "function"
+    about = {"name": function.__name__, "kind": kind, "module": function.__module__, "needs": [], "fields": []}
     return about | _carded(function.card)
 
 
