@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from regimes.study.branches import extend, fork
     from regimes.study.command import Command
     from regimes.study.compare import compare
+    from regimes.study.early_signal import EarlySignal, early_signal
     from regimes.study.evaluation_noise import EvaluationNoise, evaluation_noise
     from regimes.study.foreign.verdict import verdict
     from regimes.study.guard import Guarded, guard
@@ -72,6 +73,7 @@ _ELSEWHERE = {
     "regimes.integrations.lr_scheduler": ("lr_scheduler",),
     "regimes.study.audit": ("Audit", "audit"),
     "regimes.study.branches": ("extend", "fork"),
+    "regimes.study.early_signal": ("EarlySignal", "early_signal"),
     "regimes.study.command": ("Command",),
     "regimes.study.compare": ("compare",),
     "regimes.study.foreign.verdict": ("verdict",),

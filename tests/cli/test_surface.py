@@ -29,6 +29,7 @@ SURFACE = {
     "--pattern --unfinished --out --json --debug",
     "guard": "FILE --base --head --seeds --out --markdown --progress/--no-progress --json --debug",
     "audit": "[ROOT] --metric --margin --better --level --differ --json --debug",
+    "early-signal": "[ROOT] --metric --at --final --better --prefer --within --keep --json --debug",
     "report": "STUDY --out --json --debug",
     "show": "NAME --json --debug",
     "diff": "A B --json --debug",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -40,9 +41,7 @@ class Analysis:
         train, holdout, fresh = (self._half(seed, place) for place in range(3))
         ask = self._asking(train, holdout, seed, guarded)
         on_train = np.array([_agreement(train, place).mean() for place in range(self.features)])
-        on_holdout = np.array(
-            [ask(lambda half, place=place: _agreement(half, place)) for place in range(self.features)]
-        )
+        on_holdout = np.array([ask(functools.partial(_agreement, place=place)) for place in range(self.features)])
         least = 1 / np.sqrt(self.examples)
         agree = np.minimum(np.sign(on_train) * on_holdout, np.abs(on_train)) > least
         kept = np.flatnonzero(agree)

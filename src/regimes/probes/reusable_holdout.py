@@ -104,6 +104,15 @@ class ReusableHoldout:
     0
     """
 
+    budget: int
+    spent: int
+    asked: int
+    _halves: tuple[Any, Any]
+    _stream: np.random.Generator
+    _threshold: float
+    _noise: float
+    _moved: float
+
     def __init__(
         self,
         train: Any,
