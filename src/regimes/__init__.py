@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from regimes.sources import *  # noqa: F403
     from regimes.study.audit import Audit, audit
     from regimes.study.branches import extend, fork
+    from regimes.study.calibrate import Calibration, calibrate
     from regimes.study.command import Command
     from regimes.study.compare import compare
     from regimes.study.early_signal import EarlySignal, early_signal
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from regimes.study.ladder import Ladder, ladder
     from regimes.study.late_forks import LateForks, late_forks
     from regimes.study.plan import Plan, plan
+    from regimes.study.profiles import Profile, performance_profile, profile_score
     from regimes.study.ranges import between, times
     from regimes.study.replays import Replay, replay
     from regimes.study.study import Study
@@ -74,6 +76,7 @@ _ELSEWHERE = {
     "regimes.study.audit": ("Audit", "audit"),
     "regimes.study.branches": ("extend", "fork"),
     "regimes.study.early_signal": ("EarlySignal", "early_signal"),
+    "regimes.study.calibrate": ("Calibration", "calibrate"),
     "regimes.study.command": ("Command",),
     "regimes.study.compare": ("compare",),
     "regimes.study.foreign.verdict": ("verdict",),
@@ -82,6 +85,7 @@ _ELSEWHERE = {
     "regimes.study.late_forks": ("LateForks", "late_forks"),
     "regimes.study.guard": ("Guarded", "guard"),
     "regimes.study.plan": ("Plan", "plan"),
+    "regimes.study.profiles": ("Profile", "performance_profile", "profile_score"),
     "regimes.study.ranges": ("between", "times"),
     "regimes.study.replays": ("Replay", "replay"),
     "regimes.study.study": ("Study",),

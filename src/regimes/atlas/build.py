@@ -11,7 +11,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from regimes import _MODULES as TOP
+import regimes
 from regimes.atlas import INDEX
 from regimes.core import fields
 from regimes.core.card import Card
@@ -42,7 +42,7 @@ def build() -> dict[str, Any]:
         exports |= dict.fromkeys(getattr(package, "__all__", ()), package.__name__)
     return {
         "components": [describe(cls) for cls in sorted(found, key=lambda cls: cls.__name__)],
-        "functions": [describe_function(function) for function in functions(exports | TOP)],
+        "functions": [describe_function(function) for function in functions(exports | regimes._MODULES)],
         "exports": dict(sorted(exports.items())),
         "evidence": {
             "exact": exact_tests(),
