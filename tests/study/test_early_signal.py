@@ -12,6 +12,7 @@ import regimes as rg
 from regimes.cli import group
 from regimes.core.errors import DeclarationError, ResumeError
 from regimes.study.early_rules import Point, interval, kept, overall, spearman, within_groups
+from regimes.study.early_runs import Ended, points_of
 
 BASE = rg.Regime(optimizer=rg.SGD(lr=0.2), batch_size=8, budget="40 steps")
 RATES = (0.002, 0.02, 0.01, 0.005, 0.05)
@@ -77,6 +78,36 @@ def test_intervals_hold_the_true_correlation(rho, n):
         inside += low <= truth <= high
     print(f"rho {rho}, n {n}: {inside / repetitions:.3f}")
     assert inside / repetitions > 0.93
+
+
+@pytest.mark.exact("early_signal")
+@pytest.mark.parametrize(("rho", "n"), [(0.5, 28), (-0.3, 9)])
+def test_the_interval_is_bonett_and_wrights(rho, n):
+    half = stats.norm.isf(0.025) * math.sqrt((1 + rho**2 / 2) / (n - 3))
+    ends = [math.tanh(math.atanh(rho) + side * half) for side in (-1, 1)]
+    assert interval(rho, n) == pytest.approx(ends, abs=1e-12)
+
+
+@pytest.mark.exact("early_signal")
+def test_the_window_is_the_second_half_of_the_steps_up_to_a_share():
+    rows = [{"step": step, "loss": 2.0**step} for step in range(10)]
+    whole = [Ended(BASE.but({"optimizer.lr": lr}), 0, {"val/loss": lr}, rows) for lr in (0.1, 0.2)]
+    for at, expected in ((0.5, (4 + 8 + 16) / 3), (0.4, (4 + 8) / 2), (0.1, 1.0), (0.05, 1.0)):
+        points, said = points_of(whole, "loss", at, "val/loss", ("lower", "lower"), None)
+        assert [point.early for point in points] == [expected] * 2
+        assert [point.final for point in points] == [0.1, 0.2]
+        assert said == []
+    cut = Ended(
+        BASE.but({"optimizer.lr": 0.3}), 0, {}, rows[:3]
+    )  # diverged after three steps, where all that ended took ten
+    points, _ = points_of([*whole, cut], "loss", 0.2, "val/loss", ("higher", "higher"), "batch_size")
+    assert points[2].early == -2.0
+    assert (points[2].final, points[2].group) == (math.inf, "8")
+    assert points_of([*whole, cut], "loss", 0.8, "val/loss", ("lower", "lower"), None)[0][2].early == math.inf
+    other = Ended(BASE.but({"batch_size": 4}), 0, {"val/loss": 1.0}, rows[:6])
+    assert points_of([*whole, other, cut], "loss", 0.2, "val/loss", ("lower", "lower"), None)[1] == [
+        "left out: 1 that diverged, after a share of their steps that is not known"
+    ]
 
 
 # -- what pruning would have dropped --------------------------------------------------------------------------------

@@ -116,6 +116,8 @@ def test_what_chose_is_never_judged():
         assert (arm.comparison is not None) == (arm.name in queue.staying)
         assert arm.seeds == ([] if arm.rungs and not arm.rungs[-1]["stays"] else list(range(8)))
         assert all(seed < TUNING_SEED for seed in arm.seeds)
+        chose = [CHOOSING_SEED + place for place in range(arm.rungs[-1]["seeds"] if arm.rungs else 0)]
+        assert [o.task.seed for o in arm.choosing] == chose
     assert [design.comparisons, {arm.comparison["n"] for arm in arms if arm.comparison}] == [2, {8}]
 
 

@@ -212,7 +212,7 @@ def _reached(outcome: Outcome, metric: str, better: str, target: float) -> int |
     """Steps until the target; None where it was not reached."""
     sign = 1.0 if better == "lower" else -1.0
     for row in outcome.curve:
-        value = row.get(metric)
+        value = row.get(metric, math.nan)
         if is_number(value) and math.isfinite(value) and sign * value <= sign * target:
             return int(row["step"]) + 1
     return None
