@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from regimes.study.ranges import between, times
     from regimes.study.replays import Replay, replay
     from regimes.study.study import Study
+    from regimes.study.two_phase import TwoPhase, two_phase
     from regimes.weights import *  # noqa: F403
 
 #: What is not exported by one of the packages of components: module -> names.
@@ -89,6 +90,7 @@ _ELSEWHERE = {
     "regimes.study.ranges": ("between", "times"),
     "regimes.study.replays": ("Replay", "replay"),
     "regimes.study.study": ("Study",),
+    "regimes.study.two_phase": ("TwoPhase", "two_phase"),
 }
 _MODULES = {name: module for module, names in _ELSEWHERE.items() for name in names}
 #: Submodules that people reach as attributes.
