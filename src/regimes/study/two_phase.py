@@ -170,8 +170,9 @@ def two_phase(
         raise DeclarationError(
             f"got {show(settings['until'])}; allowed: nothing, all phases have the same seeds", "until"
         )
-    folder, given = Path(out), {"margin": margin, **settings}
-    asked = {"tune": dict(tune or {}), "trials": trials}
+    folder = Path(out)
+    given: dict[str, Any] = {"margin": margin, **settings}
+    asked: dict[str, Any] = {"tune": dict(tune or {}), "trials": trials}
     first = compare(tune_on, arms, out=folder / "tuning", **given, **asked)
     report = compare(report_on, _chosen(first), out=folder / "report", **given)
     usual = compare(report_on, arms, out=folder / "usual", **given, **asked)
