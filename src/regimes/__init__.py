@@ -42,8 +42,10 @@ if TYPE_CHECKING:
     from regimes.sources import *  # noqa: F403
     from regimes.study.audit import Audit, audit
     from regimes.study.branches import extend, fork
+    from regimes.study.calibrate import Calibration, calibrate
     from regimes.study.command import Command
     from regimes.study.compare import compare
+    from regimes.study.early_signal import EarlySignal, early_signal
     from regimes.study.evaluation_noise import EvaluationNoise, evaluation_noise
     from regimes.study.foreign.verdict import verdict
     from regimes.study.guard import Guarded, guard
@@ -51,9 +53,11 @@ if TYPE_CHECKING:
     from regimes.study.ladder import Ladder, ladder
     from regimes.study.late_forks import LateForks, late_forks
     from regimes.study.plan import Plan, plan
+    from regimes.study.profiles import Profile, performance_profile, profile_score
     from regimes.study.ranges import between, times
     from regimes.study.replays import Replay, replay
     from regimes.study.study import Study
+    from regimes.study.two_phase import TwoPhase, two_phase
     from regimes.weights import *  # noqa: F403
 
 #: What is not exported by one of the packages of components: module -> names.
@@ -73,6 +77,8 @@ _ELSEWHERE = {
     "regimes.integrations.lr_scheduler": ("lr_scheduler",),
     "regimes.study.audit": ("Audit", "audit"),
     "regimes.study.branches": ("extend", "fork"),
+    "regimes.study.early_signal": ("EarlySignal", "early_signal"),
+    "regimes.study.calibrate": ("Calibration", "calibrate"),
     "regimes.study.command": ("Command",),
     "regimes.study.compare": ("compare",),
     "regimes.study.foreign.verdict": ("verdict",),
@@ -82,9 +88,11 @@ _ELSEWHERE = {
     "regimes.study.guard": ("Guarded", "guard"),
     "regimes.study.importing": ("Imported", "import_training_args"),
     "regimes.study.plan": ("Plan", "plan"),
+    "regimes.study.profiles": ("Profile", "performance_profile", "profile_score"),
     "regimes.study.ranges": ("between", "times"),
     "regimes.study.replays": ("Replay", "replay"),
     "regimes.study.study": ("Study",),
+    "regimes.study.two_phase": ("TwoPhase", "two_phase"),
 }
 _MODULES = {name: module for module, names in _ELSEWHERE.items() for name in names}
 #: Submodules that people reach as attributes.

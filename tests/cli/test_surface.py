@@ -30,6 +30,7 @@ SURFACE = {
     "--pattern --unfinished --out --json --debug",
     "guard": "FILE --base --head --seeds --out --markdown --progress/--no-progress --json --debug",
     "audit": "[ROOT] --metric --margin --better --level --differ --json --debug",
+    "early-signal": "[ROOT] --metric --at --final --better --prefer --within --keep --json --debug",
     "report": "STUDY --out --json --debug",
     "show": "NAME --json --debug",
     "diff": "A B --json --debug",
@@ -62,7 +63,7 @@ def test_commands_and_flags_are_frozen():
 
 def test_every_module_of_a_command_is_listed():
     files = {file.stem for file in Path(regimes.cli.__file__).parent.glob("*.py")} - {"__init__", "common"}
-    assert files == set(COMMANDS)
+    assert files == {name.replace("-", "_") for name in COMMANDS}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -73,6 +73,7 @@ def test_what_looks_waits_for_the_trials_before():
     [
         ("baies", ONE, "search: got 'baies'; did you mean 'bayes'?"),
         ("refine", TWO, "search: got 'refine' with 2 knobs"),
+        ("halving", TWO, "search: got 'halving', but trials are whole runs"),
     ],
 )
 def test_searches_that_there_are_not_are_refused(name, ranges, said):

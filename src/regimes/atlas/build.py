@@ -11,6 +11,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import regimes
 from regimes import workloads
 from regimes.atlas import INDEX
 from regimes.core import fields
@@ -42,7 +43,7 @@ def build() -> dict[str, Any]:
         exports |= dict.fromkeys(getattr(package, "__all__", ()), package.__name__)
     return {
         "components": [describe(cls) for cls in sorted(found, key=lambda cls: cls.__name__)],
-        "functions": [describe_function(function) for function in functions(exports)],
+        "functions": [describe_function(function) for function in functions(exports | regimes._MODULES)],
         "workloads": [describe_workload(name) for name in workloads.names()],
         "exports": dict(sorted(exports.items())),
         "evidence": {
@@ -53,14 +54,16 @@ def build() -> dict[str, Any]:
 
 
 def functions(exports: dict[str, str]) -> list[Any]:
-    """Return the exported functions that have a card."""
+    """Return the exported functions, and classes that are no components, that have a card."""
     named = [getattr(importlib.import_module(package), name) for name, package in sorted(exports.items())]
-    return [entry for entry in named if inspect.isfunction(entry) and hasattr(entry, "card")]
+    plain = [entry for entry in named if not (inspect.isclass(entry) and issubclass(entry, Component))]
+    return [entry for entry in plain if isinstance(getattr(entry, "card", None), Card)]
 
 
 def describe_function(function: Any) -> dict[str, Any]:
-    """Return the entry of a function: that of a component without fields."""
-    about = {"name": function.__name__, "kind": "function", "module": function.__module__, "needs": [], "fields": []}
+    """Return the entry of a function or a plain class: that of a component without fields."""
+    kind = "class" if inspect.isclass(function) else "function"
+    about = {"name": function.__name__, "kind": kind, "module": function.__module__, "needs": [], "fields": []}
     return about | _carded(function.card)
 
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "verify": "Re-test what a method's card claims.",
     "guard": "Test whether a change of code changed the training.",
     "audit": "Tell which conclusions of past runs stand, and which re-runs would settle most.",
+    "early-signal": "Tell how well the beginning of finished runs ranks them, before runs are stopped by it.",
     "verdict": "Judge runs that are finished, whoever made them.",
     "report": "Write the HTML report of a study.",
     "show": "Show a component's card, a workload, a run or a study.",
@@ -46,7 +47,7 @@ class Commands(click.Group):
         """Import one command."""
         if name not in COMMANDS:
             return None
-        return importlib.import_module(f"regimes.cli.{name}").command
+        return importlib.import_module(f"regimes.cli.{name.replace('-', '_')}").command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Refuse an unknown command with the nearest."""

@@ -16,8 +16,12 @@ from regimes.cli import common
 @click.option("--out", metavar="DIR", help="The study's folder. [default: runs/NAME]")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Runs side by side.")
 @click.option("--seeds", type=int, help="Instead of the file's number of seeds.")
-@click.option("--until", type=click.Choice(["decided"]), help="Stop as soon as it is decided.")
-@click.option("--max-cost", metavar="TIME", help='With --until: begin no seeds beyond this time, such as "30 min".')
+@click.option(
+    "--until", type=click.Choice(["decided", "halved"]), help="Stop as soon as it is decided, or halve many arms."
+)
+@click.option(
+    "--max-cost", metavar="TIME", help='With --until decided: begin no seeds beyond this time, such as "30 min".'
+)
 @click.option("--noise", metavar="STUDY", help="With --seeds 1: a study whose noise the runs are held against.")
 @common.edits
 @common.track

@@ -75,7 +75,7 @@ class Card:
 
 
 def described(card: Card) -> Callable[[F], F]:
-    """Decorator: give a function a card, by which `regimes show` and `regimes atlas` find it."""
+    """Decorator: give a function, or a class that is no component, a card, by which `regimes show` and `regimes atlas` find it."""
 
     def give(function: F) -> F:
         function.card = card  # type: ignore[attr-defined]

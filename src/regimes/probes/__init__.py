@@ -8,6 +8,7 @@ from regimes.probes.layer_norms import LayerNorms
 from regimes.probes.laziness import Laziness
 from regimes.probes.order_memorization import OrderMemorization, order_memorization_test
 from regimes.probes.rank_me import RankMe
+from regimes.probes.reusable_holdout import ReusableHoldout
 from regimes.probes.sharpness import Sharpness
 from regimes.probes.spectrum import detect_phases
 from regimes.probes.update_ratio import UpdateRatio
@@ -22,6 +23,7 @@ __all__ = [
     "Laziness",
     "OrderMemorization",
     "RankMe",
+    "ReusableHoldout",
     "Sharpness",
     "UpdateRatio",
     "WeightNorm",

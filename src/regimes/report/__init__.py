@@ -19,7 +19,9 @@ stored study alone::
          "x": {"step": [], "samples": [], "tokens": [], "flops": [], "seconds": []}}],
        "tuning": None | {"paths": [], "trials": [{"values": {}, "metric", "diverged", "chosen"}], "on_edge",
          "best_of_k": [], "advice": what would bracket the best trial | None},
-       "inside": {name: {"x": [], "value": []}}, "failures": [{"seed", "what"}]}],
+       "inside": {name: {"x": [], "value": []}}, "failures": [{"seed", "what"}],
+       "absent": [seeds it was not trained on],
+       "rungs": [{"seeds", "mean", "diverged", "place", "of", "stays"}] of a study that is halved}],
      "lamps": [{"name", "ok", "text", "link"}],
      "slices": [{"source", "arms": {name: {"difference", "low", "high"}}}],
      "environment": {}, "citations": [{"name", "source"}], "notes": [str], "watched": str}

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from . import curves as lines
-from .facts import Study
+from .facts import Study, lost
 
 if TYPE_CHECKING:
     import altair as alt
@@ -95,7 +95,7 @@ def curves(tables: Tables, study: Study, unit: str, log: bool = False) -> Layers
 
 def _limits(study: Study, bands: list[dict], seeds: list[dict], log: bool) -> tuple[float, float] | None:
     """Ends of the y axis: all finite bands and all seeds that finished; a run that blew up is clipped."""
-    gone = {(arm["name"], seed) for arm in study["arms"] for seed in lines.lost(study, arm)}
+    gone = {(arm["name"], seed) for arm in study["arms"] for seed in lost(study, arm)}
     found = [row["median"] for row in bands] + [
         row.get(end, row["value"]) for row in seeds if (row["arm"], row["seed"]) not in gone for end in ("low", "high")
     ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .facts import Study, baseline, others, sign
+from .facts import Study, baseline, lost, others, sign
 
 UNITS = {"step": "steps", "samples": "samples", "tokens": "tokens", "flops": "FLOPs", "seconds": "seconds"}
 POINTS = 160
@@ -58,11 +58,6 @@ def thin(x: np.ndarray, value: np.ndarray, low: np.ndarray, high: np.ndarray, po
         np.array([low[bucket].min() for bucket in buckets]),
         np.array([high[bucket].max() for bucket in buckets]),
     ]
-
-
-def lost(study: Study, arm: Mapping[str, Any]) -> set[int]:
-    """Seeds of an arm that ended without a value."""
-    return {seed for seed, value in zip(study["seeds"], arm["values"]) if value is None}
 
 
 def _finite_part(curve: Curve, unit: str) -> tuple[np.ndarray, np.ndarray]:

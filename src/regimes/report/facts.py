@@ -42,6 +42,8 @@ ARM_DEFAULTS: dict[str, Any] = {
     "inside": {},
     "failures": [],
     "reused": 0,
+    "absent": [],
+    "rungs": [],
 }
 WORKLOAD_KEYS = ("name", "parameters", "fingerprint", "scale")
 COMPARISON_KEYS = (
@@ -165,6 +167,25 @@ def sign(study: Study) -> float:
     return 1.0 if study["better"] == "higher" else -1.0
 
 
+def lost(study: Study, arm: Mapping[str, Any]) -> set[int]:
+    """Seeds on which an arm was trained, and ended without a value."""
+    absent = set(arm["absent"])
+    return {seed for seed, value in zip(study["seeds"], arm["values"]) if value is None and seed not in absent}
+
+
+def left(arm: Mapping[str, Any]) -> str | None:
+    """Where an arm left a study that is halved, in words; ``None`` where it did not."""
+    rungs = arm["rungs"]
+    if not rungs or rungs[-1]["stays"]:
+        return None
+    return f"left at rung {len(rungs)}, {rungs[-1]['place']} of {rungs[-1]['of']}"
+
+
+def trained(arm: Mapping[str, Any]) -> int:
+    """On how many seeds an arm was trained: fewer than there are where the study needed no more of it."""
+    return len(arm["values"]) - len(arm["absent"])
+
+
 def seed_differences(study: Study, arm: Mapping[str, Any]) -> list[float | None]:
     """Improvement over the baseline seed by seed, positive = better, ``None`` where either run diverged."""
     pairs = zip(arm["values"], baseline(study)["values"])
@@ -193,7 +214,7 @@ def failures(study: Study) -> list[dict[str, Any]]:
     for arm in study["arms"]:
         told = {failure["seed"] for failure in arm["failures"]}
         rows += [{"arm": arm["name"], "seed": item["seed"], "what": item["what"]} for item in arm["failures"]]
-        silent = [s for s, value in zip(study["seeds"], arm["values"]) if value is None and s not in told]
+        silent = [seed for seed in study["seeds"] if seed in lost(study, arm) - told]
         rows += [{"arm": arm["name"], "seed": seed, "what": "no final value"} for seed in silent]
     return rows
 

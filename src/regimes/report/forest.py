@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .facts import GLYPHS, Study, others, seed_differences
+from .facts import GLYPHS, Study, left, lost, others, seed_differences, trained
 from .text import decimals, interval, price, signed
 
 Span = tuple[float, float]
@@ -94,7 +94,7 @@ def forest(study: Study) -> dict[str, Any]:
     rows = []
     for arm in others(study):
         comparison = arm["comparison"]
-        row: dict[str, Any] = {"name": arm["name"], "lost": sum(value is None for value in arm["values"])}
+        row: dict[str, Any] = {"name": arm["name"], "lost": len(lost(study, arm)), "of": trained(arm)}
         row["dots"] = [
             _dot(seed, d, i, span)
             for i, (seed, d) in enumerate(zip(study["seeds"], dots[arm["name"]]))
@@ -109,6 +109,8 @@ def forest(study: Study) -> dict[str, Any]:
                 "bar": bar(comparison, span),
                 "price": price(comparison["more_seeds"], comparison["more_seconds"]),
             }
+        else:
+            row["word"] = left(arm) or "not compared"
         rows.append(row)
     return {"frame": frame(span, margin), "rows": rows}
 

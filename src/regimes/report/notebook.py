@@ -181,7 +181,8 @@ def study_html(study: Any) -> str:
 
 def _arm_row(arm: dict[str, Any], facts: dict[str, Any]) -> list[Any]:
     ended = [value for value in arm["values"] if value is not None]
-    of = "" if len(ended) == len(arm["values"]) else f" ({len(ended)} of {len(arm['values'])})"
+    runs = len(arm["values"]) - len(arm.get("absent", ()))
+    of = "" if len(ended) == runs else f" ({len(ended)} of {runs})"
     mean = "-" if arm["mean"] is None else f"{arm['mean']:.4g}{of}"
     found = arm["comparison"]
     if found is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import appendix, export, sections
-from .facts import Study, normal
+from .facts import Study, lost, normal
 from .forest import forest, slices
 from .palette import ARMS, MODES, css_variables, theme
 from .text import decimals, percent, plain
@@ -64,7 +64,7 @@ def render(study: Study) -> str:
             level=percent(study["level"]),
             margin=f"{study['margin'] or 0:g}",
             baseline_mean=plain(study["arms"][0]["mean"], decimals(study["margin"])),
-            lost_baseline=study["arms"][0]["values"].count(None),
+            lost_baseline=len(lost(study, study["arms"][0])),
             forest=forest(study),
             slices=slices(study),
             tried=max(len(trials(arm)) for arm in study["arms"]),

@@ -8,7 +8,7 @@ from typing import Any
 
 from . import curves as lines
 from . import export, tuning
-from .facts import Study, baseline, failures, influence, others, seed_differences
+from .facts import Study, baseline, failures, influence, lost, others, seed_differences
 from .text import DASH, decimals, listing, plain, signed
 
 ANCHORS = {
@@ -118,7 +118,7 @@ def learning(study: Study) -> dict[str, Any]:
 
 
 def _lost(study: Study, name: str) -> set[int]:
-    return next(lines.lost(study, arm) for arm in study["arms"] if arm["name"] == name)
+    return next(lost(study, arm) for arm in study["arms"] if arm["name"] == name)
 
 
 def _reach(found: Mapping[str, Any] | None) -> dict[str, str]:

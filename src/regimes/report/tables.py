@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .facts import Study, normal, others, seed_differences
+from .facts import Study, left, lost, normal, others, seed_differences, trained
 from .text import count, decimals, interval, listing, percent, plain, price, signed, times
 
 LATEX = {
@@ -35,12 +35,12 @@ MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 def _row(study: Study, arm: Mapping[str, Any]) -> list[str]:
     """Arm, mean, sd, improvement with its interval, verdict, cost, and what would decide."""
     digits, comparison = decimals(study["margin"]), arm["comparison"]
-    lost = arm["values"].count(None)
-    of = f" ({len(arm['values']) - lost} of {len(arm['values'])})" if lost and arm["mean"] is not None else ""
+    gone = len(lost(study, arm))
+    of = f" ({trained(arm) - gone} of {trained(arm)})" if gone and arm["mean"] is not None else ""
     head = [arm["name"], plain(arm["mean"], digits) + of, plain(arm["sd"], digits)]
     cost = times(arm["cost"]["ratio"])
     if comparison is None:
-        return [*head, "baseline" if arm["name"] == study["baseline"] else "not compared", "–", cost, ""]
+        return [*head, "baseline" if arm["name"] == study["baseline"] else left(arm) or "not compared", "–", cost, ""]
     gain = signed(comparison["difference"], digits)
     if comparison["difference"] is not None:
         gain += " " + interval(comparison["low"], comparison["high"], digits)
@@ -210,10 +210,10 @@ def _rule(study: Study) -> str:
 
 
 def _losses(study: Study) -> str:
-    lost = [(arm["name"], arm["values"].count(None)) for arm in study["arms"] if None in arm["values"]]
-    if not lost:
+    found = [(arm["name"], len(lost(study, arm))) for arm in study["arms"]]
+    parts = [f"{number} run{'s' * (number != 1)} of {name}" for name, number in found if number]
+    if not parts:
         return ""
-    parts = [f"{number} run{'s' * (number != 1)} of {name}" for name, number in lost]
     return (
         f"{listing(parts)} ended without a final value, and counted as worse than every other of the two arms compared."
     )

@@ -25,6 +25,10 @@ class Arm:
         One per seed, in the order of the study's seeds; a seed without one was not run.
     trials : list of Outcome
         The tuning trials.
+    choosing : list of Outcome
+        Of a study that is halved: runs of its rungs, on seeds that are never judged.
+    rungs : list of dict
+        How it fared in each: ``seeds`` so far, ``mean``, ``diverged``, ``place`` of ``of`` arms, ``stays``.
     """
 
     name: str
@@ -33,6 +37,8 @@ class Arm:
     outcomes: list[Outcome]
     trials: list[Outcome]
     comparison: dict[str, Any] | None = field(default=None)
+    choosing: list[Outcome] = field(default_factory=list)
+    rungs: list[dict[str, Any]] = field(default_factory=list)
 
     def values(self, metric: str, seeds: Sequence[int] | None = None) -> np.ndarray:
         """Final metric per outcome, or of these seeds; NaN where the run diverged, or gave nothing."""
@@ -47,7 +53,7 @@ class Arm:
     @property
     def failed(self) -> list[Outcome]:
         """Runs, trials included, that came to nothing for a reason that is not the regime's: the arm cannot be judged."""
-        return [o for o in [*self.trials, *self.outcomes] if o.failed]
+        return [o for o in [*self.trials, *self.choosing, *self.outcomes] if o.failed]
 
     def mean(self, values: Sequence[float | None]) -> float | None:
         """Mean of what is known of its runs; None where nothing is."""

@@ -42,6 +42,8 @@ def check(found: RunFile | CompareFile) -> dict[str, Any]:
         f"a comparison on {found.workload.name} in {design.metric}, margin {design.margin:g}, "
         f"{len(design.seeds)} seeds, {design.trials} trials, at {design.budget}"
     ]
+    if design.halving is not None:
+        says.append(f"halving: {design.halving.words}, which alone are judged: {design.runs} runs")
     says += [f"arm {name}: {_phases(regime)}" for name, regime in found.arms.items()]
     says += [f"note: {note}" for note in design.notes]
     arms = {name: repr(regime) for name, regime in found.arms.items()}

@@ -20,7 +20,8 @@ from regimes.study.live import Live
 from regimes.study.one_run import lender_of
 from regimes.study.own import Own
 from regimes.study.pool import Pool
-from regimes.study.queue import Queue, queue_of
+from regimes.study.queue import Queue
+from regimes.study.queues import queue_of
 from regimes.study.ranges import Range
 from regimes.study.study import Study
 from regimes.study.subject import Subject
@@ -77,7 +78,7 @@ def compare(
     margin : float
         The smallest difference that matters, in the metric's unit. There is no default.
     seeds : int or sequence of int, optional
-        How many, or which. Default 8; with `until` the most there may be, default 24.
+        How many, or which. Default 8; with ``until="decided"`` the most there may be, default 24.
     tune : mapping of path pattern to range, optional
         What is tuned, for every arm with the same number of `trials`, on seeds that the comparison does not use.
     trials : int
@@ -89,12 +90,14 @@ def compare(
         At what the budgets are equal: steps, samples, tokens or flops. Default: the baseline budget's own unit.
     level : float
         Simultaneous confidence. Default 0.95.
-    until : "decided", optional
-        Stop as soon as it is decided: the study looks at its verdicts from the least number of seeds on that can show
-        something, after every second seed, at levels that keep all its looks together at `level` (group-sequential,
-        `regimes.study.looks`). An arm that is decided, a lost one too, gets no more seeds.
+    until : "decided" or "halved", optional
+        "decided" stops as soon as it is decided: the study looks at its verdicts from the least number of seeds on that
+        can show something, after every second seed, at levels that keep all its looks together at `level`
+        (group-sequential, `regimes.study.looks`). An arm that is decided, a lost one too, gets no more seeds.
+        "halved" is for many arms: the worse half leaves after 1, 3, 7 ... seeds of their own until two are left, and only
+        these are judged, on `seeds` that chose nothing (successive halving, `regimes.study.halving`). Without `tune`.
     max_cost : str or float, optional
-        With `until`: no seeds are begun that would take the study beyond this time, such as "30 min".
+        With ``until="decided"``: no seeds are begun that would take the study beyond this time, such as "30 min".
     noise : Study or path, optional
         Of one run each (``seeds=1``), which is no verdict: a study of several seeds, a smaller one for example, whose
         paired noise the differences are held against. Default: one beside `out` of the same workload and metric.
@@ -166,7 +169,7 @@ def compare(
             assume,
             search,
         )
-        if max_cost is not None and until is None:
+        if max_cost is not None and design.looks is None:
             raise DeclarationError(
                 f"got {show(max_cost)}, but only a study with until='decided' can stop early", "max_cost"
             )
@@ -245,7 +248,7 @@ def _failures(arms: Sequence[Arm], command: str | None) -> list[str]:
     """One sentence per arm with runs that failed, and what to do."""
     said = []
     for arm in arms:
-        failed = [o for o in [*arm.trials, *arm.outcomes] if o.failed]
+        failed = arm.failed
         if failed:
             named = ", ".join(o.task.what for o in failed)
             said.append(f"arm '{arm.name}': what failed is no value ({named}): {failed[0].failure}")

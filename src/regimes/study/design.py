@@ -10,6 +10,7 @@ from typing import Any
 
 from regimes.core.errors import DeclarationError, nearest, show
 from regimes.study import statistics
+from regimes.study.halving import FINALISTS, Halving
 from regimes.study.looks import Looks
 from regimes.study.ranges import Range
 from regimes.study.search import Search
@@ -44,6 +45,8 @@ class Design:
         Whether runs of one seed belong together.
     looks : Looks or None
         Where the study stops as soon as it is decided: at which numbers of seeds it looks.
+    halving : Halving or None
+        Where the worse half of the arms leaves after each rung: how many, on how many seeds.
     """
 
     baseline: str
@@ -60,11 +63,24 @@ class Design:
     notes: tuple[str, ...] = field(default=())
     paired: bool = True
     looks: Looks | None = None
+    halving: Halving | None = None
 
     @property
     def ranges(self) -> dict[str, Range]:
         """What is tuned."""
         return self.search.ranges
+
+    @property
+    def comparisons(self) -> int:
+        """Arms that are judged against the baseline."""
+        return len(self.names) - 1 if self.halving is None else FINALISTS
+
+    @property
+    def runs(self) -> int:
+        """Runs in all, tuning included; where a study may stop early, the most there may be."""
+        if self.halving is not None:
+            return self.halving.runs(len(self.seeds))
+        return len(self.names) * (len(self.seeds) + self.trials)
 
     @property
     def trials(self) -> int:
@@ -86,6 +102,7 @@ class Design:
                 "seeds": list(self.seeds),
             }
             | ({} if self.looks is None else {"looks": list(self.looks.sizes)})
+            | ({} if self.halving is None else {"halving": list(self.halving.seeds)})
         )
 
 
@@ -116,14 +133,15 @@ def design_of(
         raise DeclarationError(f"got {show(arms)}; allowed: a dict of names to regimes", "arms")
     arms = subject.arms(arms)
     first = check_question(list(arms), baseline, margin, level)
-    if until not in (None, "decided"):
-        raise DeclarationError(f"got {show(until)}; allowed: 'decided', or nothing", "until")
-    listed = _seeds((MOST_SEEDS if until else SEEDS) if seeds is None else seeds)
+    if until not in (None, "decided", "halved"):
+        raise DeclarationError(f"got {show(until)}; allowed: 'decided', 'halved', or nothing", "until")
+    halving = _halving(len(arms) - 1, tune, trials) if until == "halved" else None
+    listed = _seeds((MOST_SEEDS if until == "decided" else SEEDS) if seeds is None else seeds)
     if assume not in (None, "normal"):
         raise DeclarationError(f"got {show(assume)}; allowed: 'normal', or nothing", "assume")
     if not assume and (len(listed) != 1 or until):  # one run each is no verdict, and is never called one
         try:
-            statistics.refuse_too_few(len(listed), len(arms) - 1, level)
+            statistics.refuse_too_few(len(listed), FINALISTS if halving else len(arms) - 1, level)
         except ValueError as why:
             raise DeclarationError(f"{why}; or 1, which gives no verdict", "seeds") from None
     full = subject.metric_name(metric)
@@ -136,8 +154,21 @@ def design_of(
         baseline=first, metric=full, better=direction, margin=float(margin), seeds=listed, search=searched,
         equal=unit, level=float(level), names=tuple(arms), budget=text, tuning_metric=subject.tuning_metric(full),
         notes=(*notes, *_twins(arms)),
-        looks=Looks.up_to(len(listed), float(level), len(arms) - 1) if until else None,
+        looks=Looks.up_to(len(listed), float(level), len(arms) - 1) if until == "decided" else None, halving=halving,
     )  # fmt: skip
+
+
+def _halving(arms: int, tune: Any, trials: Any) -> Halving:
+    if tune or trials:
+        raise DeclarationError(
+            "got 'halved' with tuning trials; allowed: nothing tuned, because an arm that stays was also lucky in its "
+            "trials, of which the intervals would know nothing: halve first, then tune what is left in a study of its own",
+            "until",
+        )
+    try:
+        return Halving(arms)
+    except ValueError as why:
+        raise DeclarationError(str(why), "arms") from None
 
 
 def check_question(arms: list[str], baseline: str | None, margin: Any, level: Any) -> str:

@@ -81,6 +81,7 @@ def _arm_facts(design: Any, arm: Arm, base: Arm, subject: Any) -> dict[str, Any]
         "sd": float(np.std(finite, ddof=1)) if len(finite) > 1 else None,
         "repeats": repeats(arm, design.metric),
         "comparison": arm.comparison,
+        "rungs": arm.rungs,
         "cost": _cost(arm, base),
         "curves": [_curve(o, design.metric) for o in arm.outcomes if o.curve],
         "tuning": _tuning(design, arm, subject),
@@ -91,8 +92,9 @@ def _arm_facts(design: Any, arm: Arm, base: Arm, subject: Any) -> dict[str, Any]
         "failures": [
             {"seed": o.task.seed, "what": o.failure or _why_no_number(o, design.metric), "traceback": o.traceback}
             | {"diverged": not o.failed and not _metric_alone(o, design.metric), "failed": o.failed}
-            for o in [*arm.trials, *arm.outcomes]
-            if o.failure or (o.task.trial is None and not math.isfinite(by_seed[o.task.seed]))
+            for o in [*arm.trials, *arm.choosing, *arm.outcomes]
+            if o.failure
+            or (o.task.seed in by_seed and o.task.trial is None and not math.isfinite(by_seed[o.task.seed]))
         ],
         "reused": sum(o.reused for o in arm.outcomes),
     }
@@ -112,7 +114,7 @@ def _why_no_number(outcome: Outcome, metric: str) -> str:
 
 def _cost(arm: Arm, base: Arm) -> dict[str, Any]:
     flops, base_flops = (_flops(one) for one in (arm, base))
-    tuning = [o for o in arm.trials if o.work]
+    tuning = [o for o in [*arm.trials, *arm.choosing] if o.work]
     return {
         "steps": arm.mean([o.steps for o in arm.outcomes]),
         "samples": arm.mean_work("samples"),

@@ -97,7 +97,9 @@ class Live:
         return made
 
     def _finals(self, outcomes: Sequence[Any], name: str) -> dict[int, float]:
-        mine = [o for o in outcomes if o.task.arm == name and o.task.trial is None and not o.failed]
+        mine = [
+            o for o in outcomes if o.task.arm == name and o.task.trial is None and not o.task.chooses and not o.failed
+        ]
         return {o.task.seed: o.metrics.get(self.design.metric, math.nan) for o in mine}
 
     def _gap(self, finals: dict[str, dict[int, float]], name: str) -> str:

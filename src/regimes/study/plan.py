@@ -245,7 +245,9 @@ class ComparisonPlan:
     ----------
     arms : dict of str to Plan
     seeds, trials : int
-        Per arm.
+        Per arm; of a study that is halved, of each arm that is judged.
+    runs : int
+        In all, tuning included.
     detectable : float
         True improvement, in standard deviations of the paired differences, found with 80% power.
     """
@@ -256,11 +258,8 @@ class ComparisonPlan:
     detectable: float
     margin: float
     metric: str
-
-    @property
-    def runs(self) -> int:
-        """Runs in all, tuning included."""
-        return len(self.arms) * (self.seeds + self.trials)
+    runs: int
+    halving: str | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -268,11 +267,14 @@ class ComparisonPlan:
         found = [arm.seconds for arm in self.arms.values()]
         if None in found:
             return None
-        return (self.seeds + self.trials) * math.fsum(s for s in found if s is not None)
+        return self.runs * math.fsum(s for s in found if s is not None) / len(found)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""
-        own = {name: getattr(self, name) for name in ("seeds", "trials", "detectable", "margin", "metric", "runs")}
+        own = {
+            name: getattr(self, name)
+            for name in ("seeds", "trials", "detectable", "margin", "metric", "runs", "halving")
+        }
         return own | {"seconds": self.seconds, "arms": {name: arm.to_dict() for name, arm in self.arms.items()}}
 
     def __rich_console__(self, console: Any, options: Any) -> Any:
@@ -281,7 +283,10 @@ class ComparisonPlan:
             yield arm
             yield ""
         took = "" if self.seconds is None else f", about {duration(self.seconds)} with one worker"
-        yield f"{self.runs} runs: {len(self.arms)} arms, {self.trials} trials and {self.seeds} seeds each{took}"
+        each = f"{len(self.arms)} arms, {self.trials} trials and {self.seeds} seeds each"
+        if self.halving:
+            each = f"{self.halving}, which are judged, and the baseline, on {self.seeds} seeds of their own"
+        yield f"{self.runs} runs: {each}{took}"
         yield (
             f"an improvement of {self.detectable:.2f} standard deviations of the paired differences in {self.metric} "
             f"would be found with 80% power; verdicts are at the margin {self.margin:g}"
@@ -318,5 +323,8 @@ def plan_comparison(
         except DeclarationError as why:
             raise why.within(f"arms.{name}") from None
     tiny = 1e-9  # the margin is in the metric's unit, the effect in standard deviations, which nobody knows yet
-    found = detectable_difference(1.0, len(design.seeds), len(arms) - 1, design.level, tiny, 0.8)
-    return ComparisonPlan(made, len(design.seeds), design.trials, found, design.margin, design.metric)
+    found = detectable_difference(1.0, len(design.seeds), design.comparisons, design.level, tiny, 0.8)
+    halving = None if design.halving is None else design.halving.words
+    return ComparisonPlan(
+        made, len(design.seeds), design.trials, found, design.margin, design.metric, design.runs, halving
+    )

@@ -81,6 +81,13 @@ class Search:
     better: str
 
     def __post_init__(self) -> None:
+        if self.name == "halving":
+            raise DeclarationError(
+                "got 'halving', but trials are whole runs: of one knob, shortened ones choose worse at the same cost, and of "
+                "several, intervals know too little of their luck; allowed: quasi, random, "
+                f"{', '.join(_NEXT)} (many arms are halved by until='halved')",
+                "search",
+            )
         if self.name not in _NEXT and self.name not in ("quasi", "random"):
             raise DeclarationError(f"got '{self.name}'; {nearest(self.name, ['quasi', 'random', *_NEXT])}", "search")
         if self.name == "refine" and len(self.ranges) > 1:

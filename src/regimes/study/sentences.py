@@ -24,7 +24,12 @@ def sentence(facts: dict[str, Any]) -> str:
     alone = [arm for arm in facts["arms"] if arm["comparison"] and arm["comparison"]["verdict"] == "none"]
     if alone:
         words.append(one_run_sentence(alone, facts["metric"]))
+    gone = [arm["name"] for arm in facts["arms"] if left(arm)]
+    if gone:
+        arms = _and(gone) if len(gone) < 4 else f"{len(gone)} arms"
+        words.append(f"{arms} left in the rungs, and {'is' if len(gone) == 1 else 'are'} not judged")
     missing = [arm["name"] for arm in facts["arms"] if not arm["comparison"] and arm["name"] != facts["baseline"]]
+    missing = [name for name in missing if name not in gone]
     if missing:
         words.append(f"{_and(missing)} cannot be judged")
     broken = [f"{arm['failed']} of {arm['name']}" for arm in facts["arms"] if arm.get("failed")]
@@ -39,6 +44,18 @@ def sentence(facts: dict[str, Any]) -> str:
             f"{facts['metric']} is not a number in {_and(without)}, though the loss is finite; they count as worst"
         )
     return "; ".join(words) + "."
+
+
+def left(arm: dict[str, Any]) -> int | None:
+    """Return in which rung an arm left a study that is halved; None where it did not.
+
+    Examples
+    --------
+    >>> left({"rungs": [{"stays": True}, {"stays": False}]}), left({"rungs": [{"stays": True}]}), left({})
+    (2, None, None)
+    """
+    rungs = arm.get("rungs") or []
+    return len(rungs) if rungs and not rungs[-1]["stays"] else None
 
 
 def _of_each(facts: dict[str, Any]) -> str:

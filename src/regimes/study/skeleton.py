@@ -40,7 +40,7 @@ class Settings(_Strict):
     trials: Annotated[int, Field(ge=0)] = 0
     search: str = "quasi"
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    until: Literal["decided"] | None = None
+    until: Literal["decided", "halved"] | None = None
     max_cost: str | float | None = None
     noise: str | None = None
     assume: Literal["normal"] | None = None

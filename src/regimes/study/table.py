@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from regimes.study.sentences import left
+
 STYLES = {"better": "bold green", "worse": "bold red", "same": "cyan", "undecided": "yellow", "none": "dim"}
 MARKS = {"better": "▲ better", "worse": "▼ worse", "same": "= same", "undecided": "? undecided", "none": "· none"}
 
@@ -55,7 +57,7 @@ def runs(facts: dict[str, Any]) -> str:
     >>> runs({"seeds": [0, 1, 2], "paired": True, "arms": arms})
     '2 to 3 paired seeds'
     """
-    counts = sorted({len(arm["values"]) - len(arm["absent"]) for arm in facts["arms"]})
+    counts = sorted({len(arm["values"]) - len(arm["absent"]) for arm in facts["arms"] if not left(arm)})
     number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     end = "" if number == "1" else "s"
     return f"{number} paired seed{end}" if facts["paired"] else f"{number} run{end} per arm, not paired"
@@ -68,6 +70,16 @@ def _row(arm: dict[str, Any], facts: dict[str, Any]) -> list[Any]:
     price = _price(cost)
     if arm["name"] == facts["baseline"]:
         return [arm["name"], mean, "baseline", "-", price, ""]
+    if left(arm):
+        rung = arm["rungs"][-1]
+        return [
+            arm["name"],
+            "-",
+            "-",
+            Text(f"left at rung {left(arm)}", style="dim"),
+            price,
+            f"{rung['place']} of {rung['of']}",
+        ]
     if found is None:
         broken = any(one.get("failed") for one in (arm, base))
         remedy = "runs that do not fail" if broken else ""

@@ -19,6 +19,8 @@ from regimes.engine.workload import Workload
 
 #: Seeds of tuning trials: a comparison counts its own seeds from 0 and never comes here.
 TUNING_SEED = 1_000_000
+#: The first of the seeds by which a study that is halved chooses its arms: a comparison and a trial never come here.
+CHOOSING_SEED = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,14 @@ class Task:
     @property
     def what(self) -> str:
         """In words."""
-        return f"seed {self.seed}" if self.trial is None else f"trial {self.trial}"
+        if self.trial is not None:
+            return f"trial {self.trial}"
+        return f"rung {self.seed - CHOOSING_SEED}" if self.chooses else f"seed {self.seed}"
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it chooses among the arms of a study that is halved, and is never judged."""
+        return isinstance(self.seed, int) and self.seed >= CHOOSING_SEED
 
     @property
     def content(self) -> tuple[str, Any]:

@@ -128,8 +128,8 @@ class Gathered:
     said: list[str]
 
 
-def gather(root: Path) -> Gathered:
-    """Read all runs and studies below a folder.
+def gather(root: Path, trials: bool = False) -> Gathered:
+    """Read all runs and studies below a folder; `trials` takes in what tuned, or chose arms, and was never judged.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def gather(root: Path) -> Gathered:
     left: dict[str, int] = {}
     runs: list[PastRun] = []
     for file in root.rglob("run.json"):
-        read = _read(file.parent)
+        read = past_run(file.parent, trials)
         if isinstance(read, str):
             left[read] = left.get(read, 0) + 1
         else:
@@ -158,8 +158,8 @@ def _counted(left: dict[str, int]) -> str:
     return ", ".join(f"{count} {why}" for why, count in left.items())
 
 
-def _read(folder: Path) -> PastRun | str:
-    """A run, or why it is left out."""
+def past_run(folder: Path, trials: bool = False) -> PastRun | str:
+    """Return a run, or why it is left out."""
     row = folders.facts_of(folder)
     if row is None:
         return "unreadable"
@@ -168,7 +168,7 @@ def _read(folder: Path) -> PastRun | str:
     declared = read_json(folder / "run.json")
     if declared.get("lineage") is not None:
         return "forks"
-    if row["seed"] >= TUNING_SEED:
+    if row["seed"] >= TUNING_SEED and not trials:
         return "tuning trials"
     try:
         regime = parse(declared["regime"])
