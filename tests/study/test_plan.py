@@ -183,8 +183,8 @@ def test_printed_and_as_data():
 
 
 EXAMPLES = sorted((Path(__file__).parent.parent.parent / "examples" / "regimes").glob("*.yaml"))
-#: Federated clients, a whole training, stages of trials, no backward; what is longer is slow.
-QUICK = ("auto_lrs", "cyclical_curriculum", "fed_avg", "mezo")
+#: Federated clients, a whole training, stages of trials; what is longer is slow.
+QUICK = ("auto_lrs", "cyclical_curriculum", "fed_avg")
 
 
 @pytest.mark.parametrize(
