@@ -86,7 +86,12 @@ def test_a_study_read_back_from_its_tracker_has_the_same_verdict(quiet, regime, 
     ours, theirs = study.to_dict(), back.to_dict()
     assert (ours["sentence"], ours["seeds"]) == (theirs["sentence"], theirs["seeds"])
     for mine, its in zip(ours["arms"], theirs["arms"]):
-        assert (mine["name"], mine["values"], mine["comparison"]) == (its["name"], its["values"], its["comparison"])
+        assert mine["name"] == its["name"]
+        if name == "tensorboard":  # which holds 32 bits
+            assert its["values"] == pytest.approx(mine["values"], rel=1e-6)
+            assert (mine["comparison"] or {}).get("verdict") == (its["comparison"] or {}).get("verdict")
+        else:
+            assert (mine["values"], mine["comparison"]) == (its["values"], its["comparison"])
         assert len(its["curves"]) == 6
     rows = read(tmp_path / "s" / STORES[name]).rows
     assert {row["optimizer.lr.peak"] for row in rows if row["arm"] == "b"} == {0.2}
@@ -195,7 +200,7 @@ def test_tensorboards_own_server_shows_the_curves(quiet, regime, work, tmp_path)
         "127.0.0.1",
     )
     with served(number, *command, cwd=tmp_path):
-        for _ in range(50):
+        for _ in range(300):  # it reads its folder anew every five seconds
             tags = json.loads(asked(f"http://127.0.0.1:{number}/data/plugin/scalars/tags"))
             if tags:
                 break
@@ -204,7 +209,8 @@ def test_tensorboards_own_server_shows_the_curves(quiet, regime, work, tmp_path)
         url = f"http://127.0.0.1:{number}/data/plugin/scalars/scalars"
         curve = json.loads(asked(url, run="a/tensorboard/a", tag="train/loss"))
     records = [json.loads(line) for line in (tmp_path / "a" / "records.jsonl").read_text().splitlines()]
-    assert [(at, value) for _, at, value in curve] == [(4 * (row["step"] + 1), row["loss"]) for row in records]
+    assert [at for _, at, _ in curve] == [4 * (row["step"] + 1) for row in records]
+    assert [value for _, _, value in curve] == pytest.approx([row["loss"] for row in records], rel=1e-6)
 
 
 def test_trackios_own_server_shows_the_curves(quiet, regime, work, tmp_path):
