@@ -313,3 +313,9 @@ def test_equal_budgets_at_unequal_work_are_no_green_lamp():
     found = lamp(judged(base=base, greedy=greedy), "budgets equal")
     assert not found["ok"]
     assert "but not in work: greedy took 39 times the baseline's operations" in found["text"]
+
+
+def test_brackets_in_names_are_no_markup():
+    facts = judged(**{"base": BASE, "muon[red]": BASE - 0.1, "sgd[/bold]": BASE})
+    assert "muon[red]" in text(facts)
+    assert "sgd[/bold]" in text(facts)

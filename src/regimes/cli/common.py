@@ -187,6 +187,8 @@ def advice_of(study: Any) -> list[str]:
     facts = study.to_dict()
     if any(value is not None for arm in facts["arms"] for value in arm["values"]):
         return []
+    if any(arm["failed"] for arm in facts["arms"]):
+        return []  # a note says what failed
     metric, one = facts["metric"], next(iter(sorted((study.folder / "runs").glob("*"))), study.folder)
     if all(arm["cost"]["steps"] for arm in facts["arms"]):
         return [

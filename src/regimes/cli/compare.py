@@ -82,11 +82,13 @@ def command(
     page = common.page_of(study, before)
     if as_json:
         common.print_json(study.to_dict() | {"report": str(page)})
-        return
-    click.echo(str(study))
-    for text in common.advice_of(study):
-        click.echo(f"advice: {text}")
-    click.echo(f"Report: {page}")
+    else:
+        click.echo(str(study))
+        for text in common.advice_of(study):
+            click.echo(f"advice: {text}")
+        click.echo(f"Report: {page}")
+    if any(arm["failed"] for arm in study.to_dict()["arms"]):
+        raise SystemExit(1)  # what failed is no result: a script that goes on would take it for one
 
 
 def _command(file: str, out: str | None, workers: int, edits: tuple[str, ...], track: tuple[str, ...]) -> str:

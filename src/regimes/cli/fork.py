@@ -71,7 +71,8 @@ class Place:
         from regimes.engine import distributed
 
         if not as_json and distributed.join().first:
-            for line in told(branch.changes, str(branch.stored.path), str(branch.folder)):
+            seed = None if branch.seed == branch.stored.seed else branch.seed
+            for line in told(branch.changes, str(branch.stored.path), str(branch.folder), seed):
                 click.echo(line)
         before = (branch.folder / "result.json").exists()
         with common.shown_by(str(branch.folder)):
@@ -79,14 +80,16 @@ class Place:
         report(result, finished_before=before, as_json=as_json)
 
 
-def told(changes: dict[str, Any], parent: str, child: str) -> list[str]:
-    """Return the lines that say what a fork changes."""
+def told(changes: dict[str, Any], parent: str, child: str, seed: int | None = None) -> list[str]:
+    """Return the lines that say what a fork changes; `seed` is the child's own, where it has another one."""
     begun, at = changes["trained_again"]
     how = "from its checkpoint there" if begun == at else f"trained again from step {begun}"
     lines = [f"fork of {parent} at step {at}, {how}, in {child}"]
     lines += [f"  {row['path']}: {_value(row['old'])} -> {_value(row['new'])}" for row in changes["edits"]]
     if not changes["edits"]:
-        lines.append("  nothing is edited: it goes on as its parent does")
+        lines.append("  nothing is edited" + (": it goes on as its parent does" if seed is None else ""))
+    if seed is not None:
+        lines.append(f"  seed {seed}: order, masks and draws are others from here on")
     if changes["knobs"]:
         rows = [f"{row['path']} {_value(row['before'])} -> {_value(row['after'])}" for row in changes["knobs"]]
         lines.append(f"  at step {at}: {', '.join(rows)}")

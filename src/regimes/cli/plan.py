@@ -35,4 +35,4 @@ def command(file: str, edits: tuple[str, ...], time: bool, as_json: bool) -> Non
         return
     from rich.console import Console
 
-    Console(highlight=False).print(made)
+    Console(highlight=False, markup=False).print(made)

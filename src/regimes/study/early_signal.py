@@ -65,6 +65,9 @@ class EarlySignal:
             f"{self.configurations} configurations, {seeds}",
             f"Spearman {self.correlation}",
         ]
+        if math.isnan(self.correlation.rho):
+            nothing = f"all configurations have the same {self.metric} by then: it ranks nothing, and keeps by chance"
+            return "\n".join([said[0], f"{nothing}; read it later: at={min(2 * self.at, 0.9):.2g}"])
         if self.path is not None:
             said.append(f"  within equal {self.path}: {self.within or 'too few configurations are equal there'}")
         return "\n".join([*said, *map(str, self.keeps), *(f"note: {note}" for note in self.notes)])

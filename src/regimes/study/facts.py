@@ -60,7 +60,7 @@ def facts_of(
         "notes": [*notes, *filter(None, [subject.promise()])],
     }
     undecided = [arm.comparison["more_seeds"] for arm in arms if arm.comparison and arm.comparison["more_seeds"]]
-    if undecided and command:
+    if undecided and command and command.startswith("regimes compare "):
         facts["decide_command"] = f"{command} --seeds {len(design.seeds) + max(undecided)}"
     facts["sentence"], facts["one_seed_sentence"] = sentence(facts), one_seed_sentence(facts)
     facts["lamps"] = lamps(facts)

@@ -312,6 +312,12 @@ def ladder(
         raise DeclarationError(
             f"got {len(seeds)} for {len(sizes)} sizes; allowed: one number of seeds per size", "seeds"
         )
+    if not callable(work):
+        raise DeclarationError(
+            f"got {show(work)}; allowed: a function that gives the workload of a size, such as "
+            "lambda width: rg.workloads.load('char_lm', width=width)",
+            "work",
+        )
     studies: list[Study] = []
     for size, count in zip(sizes, seeds):
         given = arms(size) if callable(arms) else arms

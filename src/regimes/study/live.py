@@ -35,7 +35,10 @@ class Live:
             from rich.live import Live as RichLive
 
             self._live = RichLive(
-                self._table([], 1, 0.0), console=Console(stderr=True), refresh_per_second=4, transient=True
+                self._table([], 1, 0.0),
+                console=Console(stderr=True, markup=False),
+                refresh_per_second=4,
+                transient=True,
             )
             self._live.__enter__()
         return self

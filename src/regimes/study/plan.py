@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rich.text import Text
+
 from regimes.core import display
 from regimes.core.errors import DeclarationError, show
 from regimes.core.regime import Regime
@@ -131,7 +133,7 @@ def _as_text(printable: Any, width: int = 110) -> str:
 
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=width, highlight=False)
+    console = Console(file=io.StringIO(), width=width, highlight=False, markup=False)
     console.print(printable)
     return console.file.getvalue().rstrip("\n")  # type: ignore[attr-defined]
 
@@ -279,7 +281,7 @@ class ComparisonPlan:
 
     def __rich_console__(self, console: Any, options: Any) -> Any:
         for name, arm in self.arms.items():
-            yield f"[bold]{name}[/bold]"
+            yield Text(name, style="bold")
             yield arm
             yield ""
         took = "" if self.seconds is None else f", about {duration(self.seconds)} with one worker"

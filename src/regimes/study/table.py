@@ -139,7 +139,7 @@ def _to_decide(found: dict[str, Any], arm: dict[str, Any], base: dict[str, Any])
 def text(facts: dict[str, Any], width: int = 120) -> str:
     """Return sentence, table and what one seed would have said, as plain text."""
     out = io.StringIO()
-    console = Console(file=out, width=width, force_terminal=False)
+    console = Console(file=out, width=width, force_terminal=False, markup=False)
     console.print(facts["sentence"], highlight=False)
     console.print(table(facts))
     if facts["one_seed_sentence"]:

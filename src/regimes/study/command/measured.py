@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regimes.core.errors import DeclarationError, RegimesError, show
+from regimes.core.errors import DeclarationError, RegimesError, nearest, show
 from regimes.study.foreign.rows import cell, flat
 
 #: Endings of files, and how they are read.
@@ -88,8 +88,21 @@ class Measured:
         except (ValueError, csv.Error) as why:
             raise RegimesError(f"{path} cannot be read: {why}") from None
         if not found:
-            raise RegimesError(f"{path} holds no '{self.key}'")
+            raise RegimesError(f"{path} holds no '{self.key}'{self._hint(path, text)}")
         return found
+
+    def _hint(self, path: Path, text: str) -> str:
+        """What the file holds instead, where it has keys."""
+        if path.suffix in TEXTS:
+            return ""
+        if path.suffix == ".csv":
+            keys = next(csv.reader(text.splitlines()), [])
+        else:
+            rows = (
+                [json.loads(text)] if path.suffix == ".json" else [json.loads(line) for line in text.splitlines()[:1]]
+            )
+            keys = [key for row in rows if isinstance(row, dict) for key in row]
+        return f"; {nearest(self.key, keys)}" if keys else ""
 
     def _read(self, path: Path, text: str) -> list[tuple[Any, Any]]:
         if path.suffix in TEXTS:
