@@ -319,3 +319,14 @@ def test_brackets_in_names_are_no_markup():
     facts = judged(**{"base": BASE, "muon[red]": BASE - 0.1, "sgd[/bold]": BASE})
     assert "muon[red]" in text(facts)
     assert "sgd[/bold]" in text(facts)
+
+
+def test_a_level_that_is_an_error_rate_is_refused():
+    with pytest.raises(rg.DeclarationError, match=r"^level: got 0\.05; allowed: .*; did you mean 0\.95\?"):
+        rg.verdict(
+            {"a": [1, 2], "s": [0, 0], "loss": [1.0, 2.0]}, arm="a", seed="s", metric="loss", margin=0.1, level=0.05
+        )
+    with pytest.raises(rg.DeclarationError, match="^better: got None"):
+        rg.verdict(
+            {"a": [1, 2], "s": [0, 0], "neg_log_loss": [1.0, 2.0]}, arm="a", seed="s", metric="neg_log_loss", margin=0.1
+        )

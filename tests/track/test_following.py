@@ -210,3 +210,18 @@ def test_a_tracker_that_is_not_installed_says_what_to_install(work, regime, tmp_
     with pytest.raises(DeclarationError, match="only runs of ours leave records"):
         rg.compare(command, {"a": {}, "b": {}}, margin=0.1, out=tmp_path / "s", track="wandb")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tracker_that_cannot_be_started_is_a_note(copying, regime, work, tmp_path, monkeypatch):
+    """No memory for a process, no place for its log, a note that cannot be read: the run is the same."""
+    plain = rg.run(work, regime, out=tmp_path / "plain")
+
+    def refused(*words, **options):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(courier.subprocess, "Popen", refused)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "tracked.json").write_text("{half")
+    found = rg.run(work, regime, out=tmp_path / "a", track="tensorboard")
+    assert found.metrics == plain.metrics
+    assert any("could not be started: [Errno 12] Cannot allocate memory" in note for note in found.notes)

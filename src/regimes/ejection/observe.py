@@ -212,7 +212,11 @@ class Controllers:
             if found == list(range(period - 1, len(facts.places), period)):
                 return f"({local}) % {period} == 0" if " " in local else f"{local} % {period} == 0"
             return f"{local} in {{{', '.join(str(place + 1) for place in found)}}}"
-        before, after, every = self.own.clock("before"), self.own.clock("after"), self._every()
+        every = self._every()
+        if facts.phase.length.unit == "steps":
+            after, before = f"({local})", f"({local} - 1)"
+        else:
+            before, after = self.own.clock("before"), self.own.clock("after")
         return f"int({after} / {every!r} + 1e-9) > int({before} / {every!r} + 1e-9)"
 
 

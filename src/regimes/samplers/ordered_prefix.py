@@ -39,7 +39,7 @@ def _study(baseline: str) -> dict[str, Any]:
             "better": "higher",
             "margin": 0.02,
             "equal": "steps",
-            "seeds": 5,
+            "seeds": 6,
             "trials": 2,
         },
         "tune": {"*.lr": "times(1/4, 4)"},

@@ -36,15 +36,22 @@ class Courier:
     def __init__(self, name: str, job: dict[str, Any], log: Path) -> None:
         self.name, self._log = name, log
         places = [str(Path(regimes.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-        with log.open("ab") as file:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "regimes.track"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=file, start_new_session=True,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))},
-            )  # fmt: skip
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            with log.open("ab") as file:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "regimes.track"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                    stderr=file, start_new_session=True,
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))},
+                )  # fmt: skip
+        except OSError as why:  # no memory for a process, no place for its log: the run goes on
+            self._never = f"it could not be started: {why}"
+            return
         self._say(json.dumps(job))
 
     def _say(self, text: str) -> None:
+        if self._process is None:
+            return
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):  # one that has died is noticed at the end
             self._process.stdin.write(text.encode() + b"\n")
@@ -52,6 +59,8 @@ class Courier:
 
     def end(self, word: str) -> str | None:
         """Tell it how the run ended, wait until it has delivered what there is, and return what went wrong."""
+        if self._process is None:
+            return self._lost(self._never)
         self._say(word)
         killer = threading.Timer(PATIENCE, self._process.kill)
         killer.start()
@@ -73,4 +82,7 @@ class Courier:
                 if self._log.stat().st_size == 0:
                     self._log.unlink()
             return None
-        return f"{self.name} does not hold all points ({error}; {self._log}); the same call sends what is missing"
+        return self._lost(f"{error}; {self._log}")
+
+    def _lost(self, error: str) -> str:
+        return f"{self.name} does not hold all points ({error}); the same call sends what is missing"

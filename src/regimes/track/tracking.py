@@ -218,14 +218,20 @@ def tracked_whole(trackings: Sequence[Tracking], study: Any, folders: Sequence[P
 
 def _told(folder: Path) -> list[dict[str, Any]]:
     file = folder / TRACKED
-    return read_json(file)["trackers"] if file.exists() else []
+    if not file.exists():
+        return []
+    try:
+        return list(read_json(file)["trackers"])
+    except (RegimesError, KeyError, TypeError):
+        return []  # a note that cannot be read stops no run: what it said is sent again
 
 
 def _note(folder: Path, tracking: Tracking, **state: Any) -> None:
     """Write down who tracks a run, for whoever resumes it, whether it holds all of it, and what failed."""
     mine = asdict(tracking)
     kept = [told for told in _told(folder) if told | mine != told]
-    write_json(folder / TRACKED, {"trackers": [*kept, mine | state]})
+    with contextlib.suppress(OSError, RegimesError):  # a run that cannot be written says so itself
+        write_json(folder / TRACKED, {"trackers": [*kept, mine | state]})
 
 
 def _row(arm: dict[str, Any]) -> list[Any]:
