@@ -203,3 +203,14 @@ def test_what_cannot_be_audited_is_refused(runs, tmp_path):
         rg.audit(tmp_path / "nowhere", margin=MARGIN)
     found = CliRunner().invoke(group, ["audit", str(runs), "--margin", "-1"])
     assert (found.exit_code, found.stderr.split(";")[0]) == (2, "--margin: got -1.0")
+
+
+def test_a_study_that_tuned_or_looked_is_told_as_it_was_judged(tmp_path):
+    """Its runs alone do not show the luck of trials, nor how often somebody looked."""
+    arms = {"base": regime({}), "twin": regime({"optimizer.momentum": 0.01})}
+    asked = {"margin": 1e-3, "seeds": 8, "progress": False}
+    tuned = {"tune": {"optimizer.lr.peak": rg.times(1 / 8, 8)}, "trials": 4}
+    for name, more in (("tuned", tuned), ("looked", {"until": "decided"})):
+        study = rg.compare(rg.workloads.load("quadratic"), arms, out=tmp_path / name, **asked, **more)
+        (one,) = [c for c in rg.audit(tmp_path / name, differ=1).comparisons if c["seeds"]]
+        assert one["comparison"] == study.to_dict()["arms"][1]["comparison"]

@@ -34,6 +34,8 @@ class Implied:
         The question: metric, margin, level.
     comparison : dict or None
         As `judge.compared` gives it; None without a common seed.
+    known : dict or None
+        The comparison of the study that tuned these two, or looked early: runs alone do not show that luck.
     """
 
     group: Group
@@ -41,6 +43,7 @@ class Implied:
     arm: Arm
     design: Design
     comparison: dict[str, Any] | None = None
+    known: dict[str, Any] | None = None
 
     @property
     def seeds(self) -> list[int]:
@@ -99,7 +102,7 @@ def implied(
     made = [one for group in found.groups for one in _of(group, found.questions, metric, margin, better, level, differ)]
     judged = [one for one in made if one.seeds]
     for one in judged:
-        one.comparison = compared(one.design, one.arm, one.base, len(judged))
+        one.comparison = one.known or compared(one.design, one.arm, one.base, len(judged))
     return made
 
 
@@ -117,8 +120,19 @@ def _of(
             continue
         base, arm = (one, other) if question is None or (one.name, other.name) in asked else (other, one)
         about = question or next((q for q in asked.values() if q["metric"] == named), None)
-        made.append(Implied(group, base, arm, _design(named, about, margin, better, level, base, arm)))
+        design = _design(named, about, margin, better, level, base, arm)
+        made.append(Implied(group, base, arm, design, known=_known(question, design, arm)))
     return made
+
+
+def _known(question: dict[str, Any] | None, design: Design, arm: Arm) -> dict[str, Any] | None:
+    """What the study said that asked this, where its intervals know of more than the runs: of tuning, and of looks."""
+    if question is None or not (question["trials"] or question.get("looks")):
+        return None
+    if (question["metric"], question["margin"], question["level"]) != (design.metric, design.margin, design.level):
+        return None
+    told = [one["comparison"] for one in question["arms"] if one["regime"] == repr(arm.declared)]
+    return told[0] if told else None
 
 
 def _asked(
