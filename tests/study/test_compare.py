@@ -184,7 +184,7 @@ def test_more_seeds_bring_a_study_up_to_date(compare, tmp_path):
     compare(seeds=3)
     facts = compare(seeds=4).to_dict()
     assert [arm["reused"] for arm in facts["arms"]] == [3, 3]
-    assert facts["notes"] == []
+    assert [note.partition(" seeds")[0] for note in facts["notes"]] == ["it was judged at 3"]
     assert not list((tmp_path / "study").glob("earlier-*"))
 
 
@@ -341,3 +341,18 @@ def test_budgets_of_several_phases_are_added_up():
         DeclarationError, match="takes 160 samples in whole batches, the baseline 'a' 104; .* whole batches of every"
     ):
         designed(a=sized(8, "100 samples"), b=phased(40, "100 samples"))
+
+
+def test_seeds_that_are_added_after_a_verdict_are_said(tmp_path):
+    """Adding seeds until a verdict comes is looking without paying for it; a planned look is not."""
+    base = rg.Regime(optimizer=rg.SGD(lr=0.1), batch_size=8, budget="12 steps")
+    arms = {"a": base, "b": base.but(lr=0.11)}
+
+    def notes(**asked):
+        study = rg.compare(rg.workloads.load("quadratic"), arms, margin=0.01, out=tmp_path, progress=False, **asked)
+        return [note for note in study.to_dict()["notes"] if "judged at" in note]
+
+    assert notes(seeds=6) == notes(seeds=6) == []
+    assert "it was judged at 6 seeds before more were added" in notes(seeds=8)[0]
+    assert "at 6 seeds" in notes(seeds=8)[0]  # it stays said
+    assert "at 6 and 8 seeds" in notes(seeds=9)[0]

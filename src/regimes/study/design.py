@@ -187,9 +187,9 @@ def check_question(arms: list[str], baseline: str | None, margin: Any, level: An
         raise DeclarationError(f"there is no arm '{first}'; {nearest(str(first), arms)}", "baseline")
     if not is_number(margin) or not 0 < margin < math.inf:
         raise DeclarationError(f"got {show(margin)}; allowed: the smallest difference that matters, > 0", "margin")
-    if not is_number(level) or not 0.5 <= level < 1:
-        meant = f"; did you mean {1 - level:g}?" if is_number(level) and 0 < level < 0.5 else ""
-        raise DeclarationError(f"got {show(level)}; allowed: a confidence from 0.5 to 1, such as 0.95{meant}", "level")
+    if not is_number(level) or not 0.2 <= level < 1:
+        meant = f"; did you mean {1 - level:g}?" if is_number(level) and 0 < level < 0.2 else ""
+        raise DeclarationError(f"got {show(level)}; allowed: a confidence between 0 and 1, such as 0.95{meant}", "level")
     return first
 
 

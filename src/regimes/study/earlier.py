@@ -9,6 +9,8 @@ from regimes.engine.folder import read_json, write_json
 
 #: What a folder holds of one study; its runs are shared, each under its own key.
 _FILES = ("study.json", "report.html", "design.json")
+#: Under which name a design notes the numbers of seeds at which it had been judged before.
+_LOOKED = "judged_before_at"
 
 
 def make_room(folder: Path, record: dict[str, Any]) -> str | None:
@@ -27,15 +29,39 @@ def make_room(folder: Path, record: dict[str, Any]) -> str | None:
         return None
     found = read_json(folder / "design.json") if (folder / "design.json").exists() else {}
     differing = _differing(found, record)
+    looked = _looked_at(found, record, differing)
+    if looked:
+        record[_LOOKED] = looked
     if not differing:
-        return None
+        return _peeked(looked)
     beside = _place(folder, found)
     beside.mkdir(exist_ok=True)
     for name in _FILES:
         if (folder / name).exists():
             (folder / name).replace(beside / name)
-    return (
+    kept = (
         f"{folder} held another study ({'; '.join(differing)}): it is kept in {beside}, and shares its runs with this"
+    )
+    return "; ".join(filter(None, [kept, _peeked(looked)]))
+
+
+def _looked_at(old: dict[str, Any], new: dict[str, Any], differing: list[str]) -> list[int]:
+    """At which numbers of seeds the same question was judged before, where seeds have been added since."""
+    if not old or any(not said.startswith("looks: ") for said in differing):
+        return []
+    before = list(old.get(_LOOKED, []))
+    added = set(old.get("seeds") or ()) < set(new["seeds"])
+    legal = new.get("looks") is not None and not differing  # it goes on to a look that was planned
+    return [*before, len(old["seeds"])] if added and not legal else before
+
+
+def _peeked(looked: list[int]) -> str | None:
+    if not looked:
+        return None
+    times = " and ".join([", ".join(map(str, looked[:-1])), str(looked[-1])] if len(looked) > 1 else [str(looked[0])])
+    return (
+        f"it was judged at {times} seeds before more were added: whoever adds seeds until a verdict comes finds false ones "
+        "more often than the level says (simulated: 15% instead of 5% for a few additions); until='decided' looks legally"
     )
 
 
@@ -49,7 +75,7 @@ def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     if not old:
         return ["what it asked is not written down"]
     said = []
-    for name in new:
+    for name in (name for name in new if name != _LOOKED):
         before, after = old.get(name), new[name]
         if name == "seeds" and set(before or ()) <= set(after):
             continue
