@@ -50,6 +50,7 @@ def test_contracts_of_their_kinds_pass(written):
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_a_broken_formula_fails(tmp_path):
     source, _ = write("schedule", "Broken", tmp_path)
     source.write_text(source.read_text().replace("* (1.0 - x) ** self.power", "* (1.0 - x)"))

@@ -74,6 +74,7 @@ def test_one_all_reduce_agrees_with_distributed_data_parallel(tmp_path):
                 torch.testing.assert_close(found[how][name], value, rtol=1e-12, atol=1e-14, msg=f"{text} {how} {name}")
 
 
+@pytest.mark.slow
 def test_the_command_line_speaks_once(tmp_path):
     file = tmp_path / "one.yaml"
     file.write_text(

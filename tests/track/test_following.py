@@ -98,7 +98,7 @@ def test_killed_at_any_moment_every_point_comes_once(copying, told, tmp_path):
     [
         ("FAILS", "ConnectionError: the server is gone"),
         ("DIES", "it ended with status 7"),
-        ("HANGS", "it took more than"),
+        pytest.param("HANGS", "it took more than", marks=pytest.mark.slow),
     ],
 )
 def test_a_tracker_that_fails_is_a_note_and_the_same_call_sends_the_rest(

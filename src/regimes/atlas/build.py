@@ -28,14 +28,7 @@ _CORE = "regimes.core"
 
 
 def build() -> dict[str, Any]:
-    """Return the index of everything that our own packages register and export.
-
-    Examples
-    --------
-    >>> entry = next(e for e in build()["components"] if e["name"] == "Cosine")
-    >>> entry["kind"], entry["axes"], entry["fields"][0]
-    ('schedule', ['rates'], {'name': 'peak', 'default': None, 'allowed': 'a finite number'})
-    """
+    """Return the index of everything that our own packages register and export."""
     ours = (*PACKAGES, _CORE)
     found = [cls for cls in REGISTRY.classes() if cls.__module__.startswith(tuple(f"{p}." for p in ours))]
     exports: dict[str, str] = {}
@@ -111,7 +104,15 @@ def checks(classes: list[Any]) -> dict[str, int]:
 
 
 def describe(cls: Any) -> dict[str, Any]:
-    """Return the entry of one component class."""
+    """Return the entry of one component class.
+
+    Examples
+    --------
+    >>> from regimes.schedules import Cosine
+    >>> entry = describe(Cosine)
+    >>> entry["kind"], entry["axes"], entry["fields"][0]
+    ('schedule', ['rates'], {'name': 'peak', 'default': None, 'allowed': 'a finite number'})
+    """
     card = getattr(cls, "card", None)
     first = inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].replace("\n", " ")
     return {
