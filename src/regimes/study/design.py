@@ -189,7 +189,9 @@ def check_question(arms: list[str], baseline: str | None, margin: Any, level: An
         raise DeclarationError(f"got {show(margin)}; allowed: the smallest difference that matters, > 0", "margin")
     if not is_number(level) or not 0.2 <= level < 1:
         meant = f"; did you mean {1 - level:g}?" if is_number(level) and 0 < level < 0.2 else ""
-        raise DeclarationError(f"got {show(level)}; allowed: a confidence between 0 and 1, such as 0.95{meant}", "level")
+        raise DeclarationError(
+            f"got {show(level)}; allowed: a confidence between 0 and 1, such as 0.95{meant}", "level"
+        )
     return first
 
 
