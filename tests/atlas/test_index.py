@@ -97,5 +97,10 @@ def test_workloads_and_functions_are_listed_and_shown():
     assert shown["fields"][1] == {"name": "examples", "default": "1197", "allowed": "an integer"}
     assert shown["doc"].startswith("Return handwritten digits")
     assert "order_memorization_test" in CliRunner().invoke(group, ["list", "functions", "--all"]).stdout
+    everything = CliRunner().invoke(group, ["list", "--all", "--json"])
+    assert {entry["name"] for entry in json.loads(everything.stdout)} >= {
+        entry["name"] for part in ("functions", "workloads") for entry in atlas.load()[part]
+    }
+    assert "ReusableHoldout" in CliRunner().invoke(group, ["list", "classes", "--all"]).stdout
     for name in ("digits_mpl", "order_memorisation_test"):
         assert "did you mean" in CliRunner().invoke(group, ["show", name]).stderr

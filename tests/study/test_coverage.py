@@ -97,6 +97,20 @@ def test_paired_with_divergences(kind, chance):
 
 
 @pytest.mark.slow
+def test_adding_seeds_until_a_verdict_comes():
+    """Without any effect: what a study says of itself that was extended after a verdict (`regimes.study.earlier`)."""
+    stream, wrong, fixed, repetitions = np.random.default_rng(5), 0, 0, 10_000
+    for _ in range(repetitions):
+        gains = stream.normal(size=24)
+        words = [holds(paired_interval(gains[:n]), 0.0) for n in range(8, 25, 2)]
+        fixed += not words[0]
+        wrong += not all(words)
+    told("8 seeds, without", fixed, repetitions)
+    found = told("8 seeds and two more at a time up to 24, falsely decided", wrong, repetitions)
+    assert found.low <= 0.15 <= found.high + 0.01
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", ["normal", "t with 3 degrees of freedom"])
 def test_evaluation_noise(spread):
     """Data sets of 120 groups from one population: the bootstrap covers the difference of the population."""

@@ -32,7 +32,7 @@ KINDS = (
     "probe",
 )
 #: What else can be listed and shown.
-BESIDE = ("function", "workload")
+BESIDE = ("function", "class", "workload")
 AXES = ("rates", "order", "distribution", "phases", "regime")
 
 
@@ -47,7 +47,7 @@ def load() -> dict[str, Any]:
 
 
 def entries() -> list[dict[str, Any]]:
-    """Return the entries of all that can be listed and shown: components, functions with a card, workloads."""
+    """Return the entries of all that can be listed and shown: components, functions and plain classes with a card, workloads."""
     index = load()
     return [*index["components"], *index["functions"], *index["workloads"]]
 

@@ -19,7 +19,9 @@ class Kind(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the kind, or fail with the nearest."""
-        singular = {"losses": "loss"}.get(value, value.removesuffix("s") if value != "loss" else value)
+        singular = {"losses": "loss", "classes": "class"}.get(
+            value, value if value in LISTED else value.removesuffix("s")
+        )
         if singular not in LISTED:
             from regimes.core.errors import nearest
 
@@ -36,7 +38,7 @@ def command(kind: str | None, axis: str | None, everything: bool, as_json: bool)
     """List components and workloads by kind.
 
     KIND is schedule, controller, optimizer, averager, grad_transform, sampler, augment, loss, selector,
-    model_transform, weights, probe, function or workload.
+    model_transform, weights, probe, function, class or workload.
     """
     kinds = LISTED if kind is None else (kind,)
     chosen = _chosen(kinds, axis, everything)

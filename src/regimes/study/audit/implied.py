@@ -84,6 +84,8 @@ def implied(
 ) -> list[Implied]:
     """Return the comparisons that runs implied, judged with intervals that hold together over all of them.
 
+    Those of studies that tuned, or looked early, are told as judged there, at the level of their study.
+
     Parameters
     ----------
     found : Gathered
