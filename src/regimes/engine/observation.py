@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
@@ -20,7 +19,7 @@ from regimes.core.randomness import Streams, seed32
 from regimes.core.unit_losses import UnitLosses
 from regimes.engine.plan import Plan
 from regimes.engine.seam import refuse_sequential, transform_model
-from regimes.engine.work import formulas, uncompiled
+from regimes.engine.work import counting
 from regimes.probes.view import Snapshot, View, reseed
 
 _OFTEN = Duration(5.0, "%")
@@ -197,15 +196,11 @@ def _charged(run: Any) -> Iterator[None]:
     if run.flops is None:
         yield
         return
-    from torch.utils.flop_counter import FlopCounterMode
-
-    counter = FlopCounterMode(display=False, custom_mapping=formulas())
-    try:
-        with uncompiled(), counter, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with counting() as counter:
+        try:
             yield
-    finally:
-        run.work.observed_flops += float(counter.get_total_flops())
+        finally:
+            run.work.observed_flops += float(counter.get_total_flops())
 
 
 def _crosses(before: float, after: float, every: float) -> bool:

@@ -119,16 +119,10 @@ class Flops:
         self._known, self._earlier = {}, dict(state)
 
     def _count(self, model: nn.Module, evaluate: Callable[[], Any]) -> float:
-        from torch.utils.flop_counter import FlopCounterMode
-
         places = slots(model)
         before = copies(places)
-        counter = FlopCounterMode(display=False, custom_mapping=formulas())
-        # Only the sum is wanted, and hooks on modules cannot bear a parameter that is passed through one.
-        counter.mod_tracker = _NoModules()  # type: ignore[assignment]
         try:
-            with kept(), uncompiled(), counter, warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with kept(), counting() as counter:
                 evaluate()
         finally:
             put_back(places, before)
@@ -136,7 +130,20 @@ class Flops:
 
 
 @contextlib.contextmanager
-def uncompiled() -> Iterator[None]:
+def counting() -> Iterator[Any]:
+    """Inside, torch's counter, which is given, adds up floating-point operations."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False, custom_mapping=formulas())
+    # Only the sum is wanted, and hooks on modules cannot bear a parameter that is passed through one.
+    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
+    with _uncompiled(), counter, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield counter
+
+
+@contextlib.contextmanager
+def _uncompiled() -> Iterator[None]:
     """Where nothing has loaded torch's compiler, let its counter of operations not load it either (2 s a process).
 
     The counter's dispatch asks the compiler to leave it alone, and loads it for that; under an attribute of this name
