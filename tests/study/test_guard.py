@@ -111,10 +111,18 @@ def test_equal_traces_and_metrics_are_the_same_to_the_bit_and_take_one_run_each(
     small.write("library.py", "shift = 1.0 - 1.0\n")
     found = small.guarded()
     assert found.to_dict()["bitwise"]
-    assert str(found).startswith("same: bitwise the same: loss and all 4 steps of seed 0")
+    assert str(found).startswith("same: bitwise the same: loss and all 4 steps of seed 5")
     assert small.began() == 2
     assert small.guarded().code == 0
     assert small.began() == 2
+
+
+def test_a_seed_that_is_always_zero_is_not_the_same(small):
+    forgetful = (small.folder / "train.py").read_text().replace("seed, out = int(sys.argv[1]),", "seed, out = 0,")
+    small.write("train.py", forgetful)
+    facts = small.guarded().to_dict()
+    assert not facts["bitwise"]
+    assert facts["first_difference"]["part"] == "the loss (forward)"
 
 
 def test_without_a_trace_equal_metrics_of_one_seed_prove_nothing(small):
@@ -131,7 +139,7 @@ def test_a_base_that_does_not_repeat_itself_is_said(small):
     small.commit()
     small.change(0.1, noise="time.time()")
     (note,) = small.guarded().to_dict()["notes"]
-    assert note.startswith("two runs of the base, both of seed 0, are not the same (the first step that differs is 0")
+    assert note.startswith("two runs of the base, both of seed 5, are not the same (the first step that differs is 0")
 
 
 def test_equal_code_trains_nothing(small):

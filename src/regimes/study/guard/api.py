@@ -152,7 +152,7 @@ class _Guard:
         """Look for the first difference; where there is one, or none can be seen, judge paired runs."""
         if self.base.digest == self.head.digest:
             return self._ended("same", bitwise=True, notes=["base and head are the same code: nothing was trained"])
-        self.say(f"seed {self.question.seeds[0]} of {self.base.name} and {self.head.name}, step by step")
+        self.say(f"seed {self.question.watched_seed} of {self.base.name} and {self.head.name}, step by step")
         first, rows = self._traced(self.base)
         if first.failed:
             raise RegimesError(f"the base ({self.base.name}) does not run: {first.failure}")
@@ -179,7 +179,7 @@ class _Guard:
         if place is None:
             return []
         return [
-            f"two runs of the base, both of seed {self.question.seeds[0]}, are not the same ({place}): where head first "
+            f"two runs of the base, both of seed {self.question.watched_seed}, are not the same ({place}): where head first "
             "differs says nothing; let the seed fix every generator"
         ]
 
@@ -211,7 +211,7 @@ class _Guard:
         """Train one run that is looked at step by step, or find it; and read what was seen."""
         store = store or self.folder / "runs"
         values = self._values(version, f"trace:{self.question.settings.steps}")
-        outcome = self.work.train(Task(version.name, values, self.question.seeds[0]), store)
+        outcome = self.work.train(Task(version.name, values, self.question.watched_seed), store)
         if outcome.failed:
             return outcome, []
         run = store / outcome.key
@@ -239,7 +239,7 @@ class _Guard:
 
     def _ended(self, verdict: str, study: Study | None = None, *, notes: Sequence[str] = (), **found: Any) -> Guarded:
         facts = self.facts | found | {"verdict": verdict, "seconds": time.perf_counter() - self.began}
-        facts["seeds"] = self.question.seeds
+        facts |= {"seeds": self.question.seeds, "watched_seed": self.question.watched_seed}
         facts["notes"] = [*self.facts["notes"], *notes]
         facts["sentence"] = words.sentence(facts)
         return Guarded(facts, study)

@@ -68,6 +68,11 @@ class Question:
         given = self.settings.seeds
         return list(range(given)) if isinstance(given, int) else list(given)
 
+    @property
+    def watched_seed(self) -> int:
+        """The seed whose runs are looked at step by step: the last, for code that forgot its seed often says 0."""
+        return self.seeds[-1]
+
     def command(self, store: Path) -> Command:
         """The command that trains any version, run from the folder where versions are kept."""
         return replace(self.work, command=_FRONT + self.work.command, directory=store, name=self.work.name)

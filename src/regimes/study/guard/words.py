@@ -18,16 +18,16 @@ def sentence(facts: dict[str, Any]) -> str:
     >>> facts = {"verdict": "same", "metric": "val/loss", "margin": 0.003, "bitwise": False, "seconds": 84.0,
     ...          "comparison": {"difference": 0.0004, "low": -0.0011, "high": 0.0019, "pairs": 8}, "step_time":
     ...          {"text": "step time +4% [3, 5]"}, "first_difference": {"step": 17, "part": "`optimizer.step`",
-    ...          "detail": ""}, "failure": None, "traced": 100, "seeds": [0]}
+    ...          "detail": ""}, "failure": None, "traced": 100, "watched_seed": 7}
     >>> print(sentence(facts))
     val/loss same within 0.003 (8 pairs, 84 s); step time +4% [3, 5]; the first step that differs is 17, in `optimizer.step`
     >>> print(sentence(facts | {"bitwise": True}))
-    bitwise the same: val/loss and all 100 steps of seed 0 (84 s)
+    bitwise the same: val/loss and all 100 steps of seed 7 (84 s)
     """
     if facts["verdict"] == "failed":
         return f"head does not run: {facts['failure']}"
     if facts["bitwise"]:
-        seen = f"{facts['metric']} and all {facts['traced']} steps of seed {facts['seeds'][0]}"
+        seen = f"{facts['metric']} and all {facts['traced']} steps of seed {facts['watched_seed']}"
         return f"bitwise the same: {seen if facts['traced'] else 'the same code'} ({duration(facts['seconds'])})"
     parts = [_judged(facts)]
     if facts["step_time"] is not None:
