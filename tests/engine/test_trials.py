@@ -223,6 +223,13 @@ def test_a_trial_longer_than_its_phase_is_refused_before_anything_is_spent():
         rg.Run(workload(), regime(rg.RangeTest(1e-3, 1.0)), 0)
 
 
+def test_a_length_that_the_phase_cannot_count_is_refused_before_anything_is_spent():
+    cursor = rg.CyclicalCurriculum(scoring="6 samples")  # it may come late: here after a trial of the rate's
+    declared = regime(rg.RangeTest(1e-3, 1.0, budget="2 steps"), sampler=cursor, batch_size=rg.Linear(4, final=8))
+    with pytest.raises(rg.DeclarationError, match=r"^sampler\.scoring: got '6 samples' where the budget is '9 steps'"):
+        rg.Run(workload(), declared, 0)
+
+
 def test_a_trial_ends_with_the_phase_or_goes_on_past_its_end():
     plain, _ = finished(regime(0.1))
     for past_end, steps in ((False, 2), (True, 6)):

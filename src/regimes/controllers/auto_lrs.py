@@ -87,6 +87,8 @@ class AutoLRS(Controller):
     kappa: float = fixed(1000.0, low=0)
     outliers: float = fixed(0.03, low=0, below=0.5)
 
+    trial_lengths = ("trial",)
+
     card = Card(
         title="Rates found by short trials as training goes",
         axes=("rates",),

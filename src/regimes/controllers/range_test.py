@@ -72,6 +72,8 @@ class RangeTest(Controller):
     smooth: float = fixed(0.98, low=0, below=1)
     diverged: float = fixed(4.0, above=1)
 
+    trial_lengths = ("budget",)
+
     card = Card(
         title="Learning-rate range test",
         axes=("rates",),

@@ -198,6 +198,8 @@ class Stateful(Component):
     #: Keys of its state's ``slots`` that hold weights, "*" where a slot is nothing else: a change of the model's values
     #: would leave them behind.
     weight_slots: ClassVar[tuple[str, ...]] = ()
+    #: Fields that say how long a trial is: before anything is spent it is seen that the phase can count them.
+    trial_lengths: ClassVar[tuple[str, ...]] = ()
     #: True where replicas may be stacked (same formula for a leading axis).
     stackable: ClassVar[bool] = False
 

@@ -121,6 +121,7 @@ class CompiledPhase:
         self.proposing += [f"knobs.{path}" for path, controller in self.controllers.items() if proposes(controller)]
         self.watching = [_place(name) for name, part in self.parts() if name != "average" and observes(part)]
         self.needs = frozenset(signals.check(name) for name in self._needs())
+        self._check_trials()
         self._refuse_idle()
         self._refuse_unread_order()
 
@@ -180,6 +181,14 @@ class CompiledPhase:
                 self.declaration.average.check(self.length.span())
             except DeclarationError as why:
                 raise why.within("average") from None
+
+    def _check_trials(self) -> None:
+        for path, part in paths.walk(self.declaration):
+            for name in part.trial_lengths if isinstance(part, Stateful) else ():
+                try:
+                    self.length.amount(getattr(part, name))
+                except DeclarationError as why:
+                    raise why.within(f"{path}.{name}") from None
 
     def _refuse_idle(self) -> None:
         """Refuse needs that no step will meet, and gradient transforms that no step will ask."""

@@ -111,6 +111,8 @@ class SkillIt(Mixture):
     targets: tuple[str, ...] = fixed((), kw_only=True)
     trial: Duration = fixed(Duration(5, "%"), kw_only=True)
 
+    trial_lengths = ("trial",)
+
     card = Card(
         title="More of the sources that help where the loss is high",
         axes=("distribution", "order"),

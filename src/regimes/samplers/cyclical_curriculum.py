@@ -99,6 +99,8 @@ class CyclicalCurriculum(Sampler):
     scoring: Duration = fixed(Duration(100, "%"))
     by: str | None = fixed(None)
 
+    trial_lengths = ("scoring",)
+
     card = Card(
         title="Rounds over a waxing and waning part, easy examples first",
         axes=("order",),

@@ -94,6 +94,7 @@ class FedAvg(Optimizer):
     single_evaluation = False
     uses_gradients = False
     source_by_source = True
+    trial_lengths = ("local",)
     exempt = {"lets its parts observe": "client and sampler work inside trials, each from a fresh state"}
     card = Card(
         title="Federated averaging of clients that train apart",

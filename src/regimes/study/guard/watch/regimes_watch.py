@@ -133,7 +133,9 @@ class Trace(Watch):
         if self.step < self.steps:
             self.names.update({id(p): name for name, p in module.named_parameters()})
             found = self.parts.setdefault("data", [])
-            for number, tensor in enumerate(tensors_in([args, kwargs])):
+            # What another module made is no data: a forward may be written as calls of its pieces.
+            given = [tensor for tensor in tensors_in([args, kwargs]) if tensor.grad_fn is None]
+            for number, tensor in enumerate(given):
                 found.append([f"input {number}", str(len(found)), digest(tensor)])
 
     def losses(self, tensors: Any) -> None:
