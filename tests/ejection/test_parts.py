@@ -83,6 +83,16 @@ PARTS = {
         "evaluate": "9%",
     },
     '.observe(plateau_state, {"loss": loss.item()}, None)': {"optimizer": "SGD(lr=0.5 * Plateau('loss', patience=2))"},
+    "max(chosen[number].sum().item(), 1e-30)": {
+        "batch_size": "NoiseScaleGrowth(8, 32, patience=3, growth=2.0)",
+        "micro_batch": 2,
+        "selector": "HighLoss(0.2)",
+    },
+    "F.binary_cross_entropy_with_logits(model(x), y, ": {"loss": "BCE()", "precision": "bfloat16", "task": "values"},
+    '            {"temperature": 1.5 * temperature(done), "uniform": ': {  # too long for a line inside the loop alone
+        "sampler": "LossWeighted(1.5 * Then(Linear(1.0, 0.5), Linear(0.5, 0.1), '50%'), "
+        "uniform=0.010000000000000002 * Linear(0.1, 0.01))",
+    },
     "noisescalegrowth.observe(": {"batch_size": "NoiseScaleGrowth(4, 16, patience=3, growth=2.0)", "micro_batch": 2},
 }
 

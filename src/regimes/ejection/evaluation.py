@@ -226,8 +226,10 @@ class Evaluation:
         if self.own.facts.unreached:
             self._reached(text)
         if self.norms:
-            n = self._length()
-            text.add(f"norms.append(length([p.grad for p in parameters]) / {self._part_count()})")
+            n, count = self._length(), self._part_count()
+            if count != "len(losses)":
+                count = f"max({count}, 1e-30)"  # nothing of a micro-batch may have been chosen
+            text.add(f"norms.append(length([p.grad for p in parameters]) / {count})")
             text.add(f"sizes.append(float(min({self.micro}, {n} - start)))")
         text.add("parts.append([p.grad for p in parameters])", "model.zero_grad()")
 

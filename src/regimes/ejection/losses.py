@@ -82,7 +82,7 @@ class LossText:
         mean = ".flatten(1).mean(1)" if self._target_tensor().ndim > 1 else ""
         if isinstance(loss, MSE):
             return f"({output} - {target}).square(){mean}"
-        cast = "" if self._target_tensor().dtype == torch.float32 else ".float()"
+        cast = "" if self._target_tensor().is_floating_point() else ".float()"
         return f'F.binary_cross_entropy_with_logits({output}, {target}{cast}, reduction="none"){mean}'
 
     def _target_tensor(self) -> Tensor:

@@ -66,7 +66,12 @@ def folded(line: str, width: int) -> list[str]:
     --------
     >>> folded("x = f(1, g(2))", 12)
     ['x = f(', '    1,', '    g(2),', ')']
+    >>> folded("  x = f(1, g(2))", 14)  # a line that is indented stays so
+    ['  x = f(', '      1,', '      g(2),', '  )']
     """
+    own = line[: len(line) - len(line.lstrip())]
+    if own:
+        return [own + part for part in folded(line[len(own) :], width - len(own))]
     found = _outermost(line) if len(line) > width else None
     if found is None:
         return [line]

@@ -43,5 +43,6 @@ class BCE(OutputLoss):
     def per_unit(self, output: Tensor, target: Tensor) -> UnitLosses:
         """Loss of each example; logits and targets (n, ...), integer targets too."""
         same_shape(output, target)
-        values = functional.binary_cross_entropy_with_logits(output, target.to(output.dtype), reduction="none")
+        target = target if target.is_floating_point() else target.to(output.dtype)  # soft labels are not rounded
+        values = functional.binary_cross_entropy_with_logits(output, target, reduction="none")
         return per_example(values)
