@@ -104,6 +104,17 @@ def test_nothing_is_chosen_for_a_person_where_it_makes_a_difference(work, tmp_pa
     )
 
 
+@pytest.mark.parametrize("mode", ["hold", "cooldown"])
+def test_from_the_end_of_a_way_down_to_nothing_only_rescaling_goes_on(work, tmp_path, mode):
+    made = rg.run(work, regime(rg.Cosine(0.2)), out=tmp_path / "r")
+    with pytest.raises(DeclarationError, match=rf"^schedule: got '{mode}', but optimizer.lr is 0 at step 40 and would"):
+        rg.extend(made, "+20 steps", mode)
+    with pytest.raises(DeclarationError) as refused:
+        rg.extend(made, "+20 steps")
+    assert "hold" not in str(refused.value)
+    assert rates(rg.extend(made, "+20 steps", mode, at=39))[39] > 0.0
+
+
 @pytest.mark.parametrize("lr", [0.1, rg.Constant(0.1, warmup="20%"), 0.5 * rg.Constant(0.2)])
 def test_where_schedules_are_constant_nothing_has_to_be_said(work, tmp_path, lr):
     made = rg.run(work, regime(lr), out=tmp_path / "r")

@@ -66,7 +66,8 @@ def longer(run: Run, extra: Duration, mode: str | None) -> Regime:
     Raises
     ------
     DeclarationError
-        If it makes a difference and nothing is said, or the amount cannot be told in the budget's unit.
+        If it makes a difference and nothing is said, if every rate is down at 0 and would stay there, or if the amount
+        cannot be told in the budget's unit.
     """
     if mode is not None and mode not in MODES:
         raise DeclarationError(f"got {show(mode)}; allowed: {', '.join(MODES)}", "schedule")
@@ -102,6 +103,7 @@ def _duration(length: Length, total: float) -> Duration:
 
 def _with_schedules(run: Run, plain: Regime, mode: str) -> Regime:
     """The longer regime in which the present phase's schedules hold, or its rates go down to 0."""
+    _refuse_standstill(run, mode)
     phase, edits = run.phase, dict[str, Any]()
     rates = [path for path, _, _ in paths.knobs(phase.declaration) if path.rsplit(".", 1)[-1] == "lr"]
     if mode == "cooldown" and not rates:
@@ -173,6 +175,23 @@ def _place(run: Run, over: str) -> tuple[float, float]:
     return sum(lengths[:here]) + run.consumed, sum(lengths)
 
 
+def _refuse_standstill(run: Run, mode: str) -> None:
+    """Refuse to go on from where every rate is at the end of its way down: nothing more would be learned."""
+    rates = {path: f for path, f in run.phase.functions.items() if path.rsplit(".", 1)[-1] == "lr"}
+    known = [path for path, _, _ in paths.knobs(run.phase.declaration) if path.rsplit(".", 1)[-1] == "lr"]
+    if not rates or len(rates) < len(known):
+        return
+    shares = [share / (_POINTS - 1) for share in range(_POINTS)]
+    phase = run.phase
+    highest = {path: max(f(_progress(run, run.phases, phase, s, 0.0)) for s in shares) for path, f in rates.items()}
+    if all(f(run.position) <= 1e-9 * highest[path] for path, f in rates.items()):
+        raise DeclarationError(
+            f"got '{mode}', but {next(iter(rates))} is 0 at step {run.frame.step} and would stay there, so nothing more "
+            "would be learned; allowed: rescale, or an earlier step to go on from",
+            "schedule",
+        )
+
+
 # -- whether something has to be said --------------------------------------------------------------------------------
 
 
@@ -217,10 +236,12 @@ def _courses(run: Run, regime: Regime) -> dict[str, list[float]]:
     return {path: [read(at) for at in points] for path, read in reads.items()}
 
 
-def _progress(run: Run, phases: list[CompiledPhase], phase: CompiledPhase, share: float) -> Progress:
-    """The position at a share of the way from now to the phase's end."""
-    total = phase.length.total
-    used = min(run.consumed + share * max(total - run.consumed, 0.0), total)
+def _progress(
+    run: Run, phases: list[CompiledPhase], phase: CompiledPhase, share: float, begin: float | None = None
+) -> Progress:
+    """The position at a share of the way from `begin`, else from now, to the phase's end."""
+    total, begin = phase.length.total, run.consumed if begin is None else begin
+    used = min(begin + share * max(total - begin, 0.0), total)
     whole = None
     if len({other.length.unit for other in phases}) == 1:
         before = sum(other.length.total for other in phases[: phase.index])
