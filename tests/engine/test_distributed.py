@@ -17,7 +17,7 @@ from regimes.testing.conformance.tiny import one_thread
 
 sys.path.insert(0, str(Path(__file__).parent))  # also under --import-mode=importlib
 
-from world_worker import CASES, train
+from world_worker import CASES, train, write_drawn
 
 WORKER = Path(__file__).parent / "world_worker.py"
 
@@ -103,6 +103,8 @@ def test_four_processes_and_another_number_after_a_stop(tmp_path):
 def test_twenty_random_regimes(tmp_path):
     """Drawn from the registry until twenty train; what is refused is refused by every number of processes."""
     numbers = [str(number) for number in range(120)]
+    for number in range(120):
+        write_drawn(number, tmp_path)
     said = alone(tmp_path / "one", numbers)
     able = [number for number in numbers if said[number] == "trained"]
     two = torchrun(2, tmp_path / "two", able)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from pathlib import Path
@@ -92,20 +93,28 @@ def steep() -> rg.Workload:
 OWN = {"classes": classes, "steep": steep, "dropout": dropout, "padded": padded}
 
 
-def declared(name: str) -> tuple[rg.Workload, Regime, tuple, int]:
-    """What a case, or the random regime of a number, trains."""
+def declared(name: str, folder: Path) -> tuple[rg.Workload, Regime, tuple, int]:
+    """What a case, or a regime drawn into a folder, trains."""
     if name in CASES:
         task, text = CASES[name]
         return OWN[task]() if task in OWN else tiny.workload(task), parse(text), (), 3
-    drawn = draw(random.Random(int(name)))
-    mixed = any(phase.mixture is not None for phase in drawn.regime.phases)
+    task, text, probes, seed = json.loads((folder / f"{name}.json").read_text())
+    regime = parse(text)
+    mixed = any(phase.mixture is not None for phase in regime.phases)
+    return without_statistics(task, mixed), regime, tuple(parse(probe) for probe in probes), seed
+
+
+def write_drawn(number: int, folder: Path) -> None:
+    """Draw a regime, by one process: a drawn one may begin with weights that are trained for it."""
+    drawn = draw(random.Random(number))
     regime = drawn.regime.but(**{f"{phase.name}.micro_batch": 1 for phase in drawn.regime.phases})
-    return without_statistics(drawn.task, mixed), regime, drawn.probes, drawn.seed
+    told = [drawn.task, repr(regime), [repr(probe) for probe in drawn.probes], drawn.seed]
+    (folder / f"{number}.json").write_text(json.dumps(told))
 
 
 def without_statistics(task: str, mixed: bool) -> rg.Workload:
     """A tiny task whose net has a norm without running statistics, which several processes refuse."""
-    model, data, loss = tiny.TASKS[task]
+    model, data, loss = (tiny.TASKS | tiny.SPECIAL)[task]
 
     def build() -> nn.Module:
         net = model()
@@ -121,7 +130,7 @@ def without_statistics(task: str, mixed: bool) -> rg.Workload:
 def train(name: str, out: Path, stop: int | None = None) -> str:
     """Train a case in a folder, up to `stop` steps; say why it was refused."""
     try:
-        work, regime, probes, seed = declared(name)
+        work, regime, probes, seed = declared(name, out.parent)
         steps = rg.stream(work, regime, seed, probes=probes, out=out / name, checkpoint="15%", validate="20%")
         for number, _ in enumerate(steps):
             if number + 1 == stop:
