@@ -53,6 +53,7 @@ REFUSALS = [
     (lambda: rg.Groups([rg.optimizers.groups.Group("*", rg.SAM(rg.SGD()))]), "SAM evaluates more than once"),
     (lambda: BASE.but(lr=1e-3), r"^optimizer\.lr: got 0.001 where Cosine.*Constant\(0.001\)"),
     (lambda: BASE.but(lrr=1e-3), "there is no 'lrr' here; did you mean 'lr'"),
+    (lambda: BASE.but({"optimzer.lr": 1e-3}), "there is no 'optimzer.lr' here; did you mean 'optimizer.lr'"),
     (lambda: TWO.but(lr=rg.Constant(1)), r"lr: fits 2 places \(main.optimizer.lr, anneal.optimizer.lr\)"),
     (lambda: BASE.but({"*.momentum": 0.9}), "fits no knob"),
     (lambda: BASE.but({"optimizer.lr.peak": "1e"}), "which is no notation"),

@@ -143,7 +143,12 @@ def expand(root: Any, key: str) -> list[str]:
         raise DeclarationError(f"fits {len(found)} places ({', '.join(found[:4])}); write one, or '*.{key}'", key)
     if _can_hold(root, key):
         return [key]
-    raise DeclarationError(f"there is no '{key}' here; {hint(key.rsplit('.', 1)[-1], _leaves(real))}", key)
+    leaf, leaves = key.rsplit(".", 1)[-1], _leaves(real)
+    # Where the last name is right, what leads to it is wrong.
+    leads = tuple(f"{lead}." for lead in getattr(root, "implied_leads", lambda: ())())
+    whole = [_without(path, leads) for path in real if path.endswith(f".{leaf}")]
+    said = nearest(key, whole) if leaf in leaves else hint(leaf, leaves)
+    raise DeclarationError(f"there is no '{key}' here; {said}", key)
 
 
 def _ending(root: Any, real: list[str], made: list[str], key: str) -> list[str]:
@@ -153,6 +158,11 @@ def _ending(root: Any, real: list[str], made: list[str], key: str) -> list[str]:
     covers = tuple(path.removesuffix("peak") for path in of_products)
     own = [path for path in real if path.endswith(f".{key}") and not path.startswith(covers)]
     return of_products + own or ends
+
+
+def _without(path: str, leads: tuple[str, ...]) -> str:
+    """A path without a lead that need not be written."""
+    return next((path.removeprefix(lead) for lead in leads if path.startswith(lead)), path)
 
 
 def _leaves(paths: list[str]) -> set[str]:

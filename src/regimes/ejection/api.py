@@ -125,22 +125,23 @@ def check(workload: Any, regime: Regime | None = None, seed: int | None = None, 
     module = loaded(Script(run, source).text())
     run = Run(run.workload, run.regime, run.seed, count_flops=False)
     model = module.work.build(module.seed32(module.SEED, "init"))
-    # One step is asked for beyond the last, so that what follows the last step of a run is done.
-    trained = sum(1 for _ in itertools.islice(module.train(model), steps if _longer(run, steps) else None))
-    record = None
-    for _ in range(trained):
+    made = _stepped(run, steps)
+    # To its end, so that what follows the last step of a run is done.
+    trained = sum(1 for _ in itertools.islice(module.train(model), None if run.finished else made))
+    return Checked(made, run.finished, ["steps"] if trained != made else _differing(run, model, module))
+
+
+def _stepped(run: Run, steps: int) -> int:
+    """Make so many steps, or all; return how many."""
+    made = 0
+    while made < steps and not run.finished:
         record = run.step()
         if "skipped" in record.signals:
             raise RegimesError(
                 f"step {record.at.step} is not finite ({record.signals['skipped']}): the engine skips it, a script stops"
             )
-    return Checked(trained, run.finished, _differing(run, model, module))
-
-
-def _longer(run: Run, steps: int) -> bool:
-    """Whether a run is longer than so many steps, as far as is known beforehand."""
-    known = [phase.length.steps for phase in run.phases]
-    return any(n is None for n in known) or sum(n or 0 for n in known) > steps
+        made += 1
+    return made
 
 
 def _given(workload: Any, regime: Regime | None, seed: int | None) -> tuple[Run, Source]:
