@@ -15,7 +15,6 @@ import pytest
 import regimes as rg
 from regimes.core.errors import DeclarationError
 from regimes.study import files
-from regimes.study.command.measured import Measured
 from regimes.study.command.values import Values
 from regimes.study.tasks import Task
 
@@ -169,8 +168,12 @@ def test_workers_run_commands_side_by_side(work, tmp_path, monkeypatch):
         ({"command": "python t.py {seed}"}, "command: has no {out}"),
         ({"metric": "metrics.json:loss"}, "metric: got 'metrics.json', where all runs would write"),
         ({"metric": "{out}/metrics.json"}, "metric: got '{out}/metrics.json'; allowed: a file that ends in .json"),
-        ({"metric": "{out}/a.log:/loss/"}, "metric: got '/loss/'; allowed of text: a pattern between slashes with one"),
-        ({"timeout": "soon"}, ""),
+        ({"metric": "{out}/a.log:/loss/"}, "metric: got '/loss/', which has 0 groups; allowed of text: a pattern"),
+        ({"timeout": "soon"}, "timeout: got 'soon'; write a time such as"),
+        ({"resumes": "yes"}, "resumes: got 'yes'; allowed: true or false"),
+        ({"curve": "log.jsonl:loss"}, "curve: got 'log.jsonl', where all runs would write"),
+        ({"metric": "{out}/../m.json:loss"}, "metric: got '{out}/../m.json', where all runs would write"),
+        ({"metric": "{out}/a.log:/(loss/"}, "metric: got '/(loss/', which is no pattern"),
     ],
 )
 def test_lines_that_cannot_be_compared_are_refused(tmp_path, changed, said):
@@ -201,21 +204,6 @@ def test_the_line_is_quoted_and_doubled_braces_are_braces(tmp_path):
         "echo {text} ${{HOME}} {seed} > {out}/stdout.txt", "{out}/stdout.txt:/([0-9]+)/", directory=tmp_path
     )
     assert work.line(Values({"text": "a b; rm"}), 3, Path("o")) == "echo 'a b; rm' ${HOME} 3 > o/stdout.txt"
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "place", "want"),
-    [
-        ("m.json", '{"a": {"b": 2.5}}', "a.b", [(None, 2.5)]),
-        ("m.json", '[{"step": 1, "v": 2}, {"step": 2, "v": 1}]', "v", [(1, 2), (2, 1)]),
-        ("m.jsonl", '{"it": 5, "v": 2}\n\n{"it": 6}\n{"it": 7, "v": 1}\n', "v@it", [(5, 2), (7, 1)]),
-        ("m.csv", "step,v\n1,2.0\n2,1.5\n", "v", [(1, 2.0), (2, 1.5)]),
-        ("m.log", "loss=2.5\nnoise\nloss=2.25\n", "/loss=([0-9.]+)/", [(None, 2.5), (None, 2.25)]),
-    ],
-)
-def test_metrics_are_read_where_they_stand(tmp_path, name, text, place, want):
-    (tmp_path / name).write_text(text)
-    assert Measured.parse(f"{{out}}/{name}:{place}", "metric").rows(tmp_path) == want
 
 
 def test_a_file_declares_a_command_and_its_arms(tmp_path, work):

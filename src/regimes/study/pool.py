@@ -72,28 +72,31 @@ class Pool:
         Raises
         ------
         RegimesError
-            If worker processes cannot start.
+            If worker processes cannot start, or the first run that ended has left no metric: what runs beside it is
+            finished, and the others are not spent.
         """
         done: list[Outcome] = []
         if not self._workers:
-            while (task := queue(done)) is not None:
+            while not _in_vain(done) and (task := queue(done)) is not None:
                 done.append(self.subject.train(task, self.store))
                 yield done[-1]
+            _refuse(done)
             return
         waiting: list[Task] = []
         with terminable():
             while True:
-                for worker in self._workers:
+                for worker in self._workers if not _in_vain(done) else ():
                     if worker.task is None and (task := self._next(queue, done, waiting)) is not None:
                         worker.give(task, self.store)
                 busy = {worker.inbox: worker for worker in self._workers if worker.task is not None}
                 if not busy:
-                    return
+                    break
                 for inbox in connection.wait(list(busy)):
                     outcome = busy[inbox].answer()  # type: ignore[index]
                     if outcome is not None:
                         done.append(outcome)
                         yield outcome
+        _refuse(done)
 
     def _next(
         self, queue: Callable[[Sequence[Outcome]], Task | None], done: list[Outcome], waiting: list[Task]
@@ -205,6 +208,18 @@ class _Worker:
         self.inbox.close()
         if self.task is not None:
             self.process.terminate()
+
+
+def _in_vain(done: Sequence[Outcome]) -> bool:
+    """Whether runs end, but leave no metric where it is looked for: the first does not, and none has."""
+    return any(outcome.unread for outcome in done) and all(outcome.failed for outcome in done)
+
+
+def _refuse(done: Sequence[Outcome]) -> None:
+    if _in_vain(done):
+        first = next(outcome for outcome in done if outcome.unread)
+        told = f"{first.task.what} of '{first.task.arm}': {first.failure}"
+        raise RegimesError(f"{told}. No other run is begun, as none would leave a metric")
 
 
 def _same(subject: Subject) -> Subject:

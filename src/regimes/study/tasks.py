@@ -83,6 +83,9 @@ class Outcome:
         machine or of somebody's code: it says nothing about the regime, and is never a value.
     traceback : str or None
         Of a failure.
+    unread : bool
+        Whether the run ended well, but its metric is not where it is looked for. Where no run has left one yet, none
+        will: the study ends before the others are spent.
     """
 
     task: Task
@@ -99,6 +102,7 @@ class Outcome:
     peak_memory: int | None = None
     diverged: bool = False
     traceback: str | None = None
+    unread: bool = False
 
     @classmethod
     def without_value(cls, task: Task, failure: str, seconds: float = 0.0, **facts: Any) -> Outcome:
