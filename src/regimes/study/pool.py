@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import types
@@ -17,16 +18,14 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from regimes.core.errors import RegimesError
-from regimes.engine import api
+from regimes.core.errors import Interrupted, RegimesError
+from regimes.study.command import groups
 from regimes.study.stopping import terminable
 from regimes.study.subject import Subject
 from regimes.study.tasks import Outcome, Task
 
-#: Seconds that workers have for the step they are in and its checkpoint, before they are killed.
-PATIENCE = 5.0
+#: Seconds that workers have for the step they are in and its checkpoint, or to end a command, before they are killed.
+PATIENCE = groups.PATIENCE + 2
 #: How often a task is given to a worker before its death counts as the task's failure.
 TRIES = 2
 _SPAWN = multiprocessing.get_context("spawn")
@@ -235,17 +234,19 @@ def _serve(inbox: Any, packed: bytes, place: int, workers: int) -> None:
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if len(cores) >= workers > 1:
         os.sched_setaffinity(0, set(cores[place::workers]))
-    torch.set_num_threads(1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the study's process built the same workload, and has shown them
             make, arguments = pickle.loads(packed)
+            # Commands train in processes of their own: their workers never import torch, which takes seconds.
+            if "torch" in sys.modules:
+                sys.modules["torch"].set_num_threads(1)
             subject: Subject = make(*arguments)
     except Exception as why:
         inbox.send(f"{type(why).__name__}: {why}")
         return
     subject.placed(place)
-    with subject.kept(), contextlib.suppress(EOFError, OSError, api.Interrupted):
+    with subject.kept(), contextlib.suppress(EOFError, OSError, Interrupted):
         inbox.send(None)
         while True:
             inbox.send(subject.train(*inbox.recv()))

@@ -10,7 +10,7 @@ from regimes.core.duration import seconds
 from regimes.core.errors import DeclarationError, nearest, show
 from regimes.study.command.line import Line
 from regimes.study.command.measured import Measured
-from regimes.study.command.values import Values, text_of
+from regimes.study.command.values import Scalar, Values, text_of
 from regimes.study.design import check_better, is_number
 from regimes.study.ranges import Range
 
@@ -74,7 +74,7 @@ def texts(values: Values, seed: Any, out: Any) -> dict[str, str]:
     return {name: text_of(value) for name, value in values.given.items()} | {"seed": str(seed), "out": str(out)}
 
 
-def tuned(own: float, range_: Range, share: float) -> float:
+def tuned(own: Scalar, range_: Range, share: float) -> float:
     """Return a tuned value: a whole number (written without a point) stays whole, rounded half up as knobs are."""
     value = range_.apply(float(own), share)
     return round_half_up(value) if isinstance(own, int) else value
@@ -86,7 +86,6 @@ def _untunable(name: str, range_: Range, values: Values) -> str | None:
         return nearest(name, values.given)
     if not is_number(own):
         return f"holds {show(own)} and no number"
-    assert isinstance(own, int | float)
     ends = [tuned(own, range_, share) for share in (0.0, 1.0)]
     if isinstance(own, int) and (ends[0] < 1 or ends[0] == ends[1]):
         low, high = (range_.apply(float(own), share) for share in (0.0, 1.0))
@@ -97,9 +96,9 @@ def _untunable(name: str, range_: Range, values: Values) -> str | None:
     return None
 
 
-def problems(spec: Mapping[str, Any], arms: Mapping[str, Values], ranges: Mapping[str, Range], asked: Any) -> Iterator[
-    DeclarationError
-]:  # fmt: skip
+def problems(
+    spec: Mapping[str, Any], arms: Mapping[str, Any], ranges: Mapping[str, Range], asked: Any
+) -> Iterator[DeclarationError]:
     """Yield everything that is wrong with a file of a command.
 
     Parameters
@@ -117,7 +116,9 @@ def problems(spec: Mapping[str, Any], arms: Mapping[str, Values], ranges: Mappin
     if isinstance(asked, Mapping) and not any(why.key == "workload.metric" for why in told):
         own = Measured.parse(spec["metric"], "metric").name
         if asked.get("metric") not in (None, own):
-            yield DeclarationError(f"there is no metric '{asked['metric']}'; the command's is '{own}'", "compare.metric")
+            yield DeclarationError(
+                f"there is no metric '{asked['metric']}'; the command's is '{own}'", "compare.metric"
+            )
         try:
             check_better(own, asked.get("better"))
         except DeclarationError as why:

@@ -71,7 +71,7 @@ class Line:
         with contextlib.suppress(ValueError):  # a line that only a shell can split names what it names
             split = shlex.shlex(known, posix=True, punctuation_chars=True)
             split.whitespace_split, split.commenters = True, ""
-            words = [part for word in split if "\0" not in word for part in dict.fromkeys((word, word.split("=", 1)[-1]))]
+            words = [part for word in split if "\0" not in word for part in (word, word.split("=", 1)[-1])]
         return list(dict.fromkeys(path for word in words if (path := folder / word).is_file()))
 
 

@@ -103,8 +103,7 @@ class Measured:
         """
         path = self._path(out)
         rows = self._read(path, Left() if left is None else left)
-        end = rows[-1:] if not rows or self._step(rows[-1]) is None or self.key in rows[-1] else _of_step(rows, self.step)
-        told = [row[self.key] for row in end if self.key in row]
+        told = [row[self.key] for row in self._end(rows) if self.key in row]
         if not told:
             some = any(self.key in row for row in rows)
             where = ", although rows before have it: an earlier value is not the run's" if some else self._hint(rows)
@@ -128,6 +127,12 @@ class Measured:
         if not found:
             raise Unread(f"{path} holds no number under '{self.key}'{self._hint(rows)}")
         return [(place if step is None else step, value) for place, (step, value) in enumerate(found, 1)]
+
+    def _end(self, rows: list[Row]) -> list[Row]:
+        """The last row; where it tells a step, and another value than the metric, the rows of that step."""
+        if not rows or self.key in rows[-1] or self._step(rows[-1]) is None:
+            return rows[-1:]
+        return [row for row in rows if row.get(self.step) == rows[-1][self.step]]
 
     def _path(self, out: Path) -> Path:
         return out / self.file.removeprefix("{out}/")
@@ -157,10 +162,6 @@ class Measured:
             raise Unread(f"the command ended with exit status 0, but wrote no {path}") from None
         except (ValueError, csv.Error) as why:
             raise Unread(f"{path} cannot be read: {why}") from None
-
-
-def _of_step(rows: list[Row], step: str) -> list[Row]:
-    return [row for row in rows if row.get(step) == rows[-1][step]]
 
 
 def _table(ending: str, text: str) -> Iterable[Row]:

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from regimes.core.errors import RegimesError
-from regimes.engine.folder import write_json
+from regimes.core.files import write_json
 from regimes.study.command import groups
 from regimes.study.command.left import Left
 from regimes.study.stopping import terminable
@@ -154,16 +154,15 @@ class Attempts:
                 cwd=cwd, stdin=subprocess.DEVNULL, stdout=told, stderr=errors, start_new_session=True,
                 pass_fds=(handle,),
             )  # fmt: skip
-        try:
-            with terminable():
+        with terminable():
+            try:
                 write_json(note, begun | {"pid": process.pid, "born": groups.born(process.pid)})
                 self._wait(process, began, limit)
-        except BaseException:
-            try:
+            except BaseException:
                 groups.end(process.pid)
+                raise
             finally:
                 process.wait()
-            raise
         code = int(ended.read_text()) if ended.exists() else process.returncode
         return Ended(out, code, time.time() - began, left)
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regimes.core.duration import seconds
-from regimes.core.errors import RegimesError
-from regimes.engine.api import Interrupted
-from regimes.engine.folder import read_json, write_json
+from regimes.core.errors import Interrupted, RegimesError
+from regimes.core.files import read_json, write_json
 from regimes.study.command.measured import Measured, Unread
 from regimes.study.command.process import Attempts, Ended, tail
 from regimes.study.tasks import Outcome, Task

@@ -34,26 +34,32 @@ class Command:
     """A command line whose runs are compared: a training script, a launcher, any line of a shell.
 
     Arms are values that fill the line. Pairing by seed, tuning, the store of runs, interruption, failures, report and
-    verdict are those of any study.
+    verdict are those of any study. A run is its line and the files that the line names, its values filled in; where its
+    metric is, and how long it may take, can be corrected afterwards, and no run is lost.
 
     Parameters
     ----------
     command : str
         The line, with ``{seed}``, ``{out}`` (the run's own folder) and a ``{name}`` for each value of the arms; a brace
-        of the line's own is doubled. Values are quoted for the shell.
+        of the line's own is doubled. A value is quoted as a shell needs it; within quotes of the line, one that would
+        need it is refused. A whole number that is tuned stays whole: write 1.0 where it need not.
     metric : str
-        Where the line leaves its metric: ``{out}/metrics.json:val_loss`` (of JSON lines and CSV the last row), or
-        ``{out}/stdout.txt:/val loss ([0-9.]+)/`` (the last match in what it printed).
+        Where the line leaves its metric: ``{out}/metrics.json:val_loss`` (of JSON lines and CSV the last row, or where
+        rows have steps a row of the last step), or ``{out}/stdout.txt:/val loss ([0-9.]+)/`` (the last match in what
+        it printed, where the number is read whole). A number that is not finite is that of a run that diverged; a row
+        that is not whole, an empty cell or a null is none. Where the first run leaves no metric, the study ends.
     curve : str, optional
         Where the course of the metric is: ``{out}/log.jsonl:val_loss``, the step under ``step``, or under another key:
         ``{out}/log.jsonl:val_loss@iteration``.
     timeout : str or float, optional
-        How long one run may take, such as "20 min". A run that takes longer has failed, and is no value.
+        How long one attempt may take, such as "20 min", whether or not its study still lives. One that takes longer is
+        ended, and is no value; an attempt that goes on from another has the whole time again.
     budget : str, optional
         What a run takes, in words, for the report; nobody checks it.
     resumes : bool
-        Whether the script goes on from what lies in ``{out}``. Default False: a run that was interrupted begins anew,
-        in a new folder.
+        Whether the script goes on from what lies in ``{out}``, where it was interrupted or failed. What it then has not
+        written itself is not believed: it has to write its metric again. Default False: a run that was interrupted
+        begins anew, in a new folder.
     name : str, optional
         Of the workload; default the first word of the line that is a file.
     directory : path, optional
@@ -163,7 +169,9 @@ class Command:
 
     def tuned(self, declared: Values, ranges: Mapping[str, Range], shares: Mapping[str, float]) -> Values:
         """The arm with every tuned value at its share of its range."""
-        return declared.but({name: tuned(declared.given[name], range_, shares[name]) for name, range_ in ranges.items()})
+        return declared.but(
+            {name: tuned(declared.given[name], range_, shares[name]) for name, range_ in ranges.items()}
+        )
 
     def tuned_values(self, declared: Values, patterns: Sequence[str]) -> dict[str, float]:
         """The tuned values of an arm."""
@@ -175,11 +183,9 @@ class Command:
 
     def placed(self, worker: int) -> None:
         """Give the commands of this worker one of several GPUs."""
-        import torch
-
-        if torch.cuda.is_available() and torch.cuda.device_count() > 1:
-            seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-            names = seen.split(",") if seen else [str(n) for n in range(torch.cuda.device_count())]
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = seen.split(",") if seen else [str(number) for number in range(_gpus())]
+        if len(names) > 1:
             os.environ["CUDA_VISIBLE_DEVICES"] = names[worker % len(names)]
 
     def train(self, task: Task, store: Path) -> Outcome:
@@ -209,3 +215,10 @@ def _said(value: Any) -> str:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _gpus() -> int:
+    """How many GPUs this machine shows: asked of its devices, since torch takes seconds to say it."""
+    devices = Path("/dev")
+    amd = sorted(devices.glob("dri/renderD*")) if (devices / "kfd").exists() else []
+    return len([*amd, *(path for path in devices.glob("nvidia*") if path.name[6:].isdigit())])
