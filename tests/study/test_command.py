@@ -226,24 +226,40 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_ctrl_c_gives_what_runs_its_seconds_and_says_how_to_go_on(tmp_path, workers):
-    (tmp_path / "saves.py").write_text(SAVES)
-    (tmp_path / "study.yaml").write_text(
+def interrupted(folder, workers, times):
+    """A study of a script that waits, and what it said when it was interrupted; each run leaves its process number."""
+    (folder / "study.yaml").write_text(
         f"workload: {{command: '{sys.executable} saves.py {{out}} {{seed}} {{lr}}', metric: '{{out}}/m.json:loss'}}\n"
         "arms: {a: {lr: 1}, b: {lr: 2}}\ncompare: {margin: 0.1, seeds: 6}\n"
     )
     words = [sys.executable, "-m", "regimes", "compare", "study.yaml", "--out", "study", "--workers", workers]
-    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    while len(list(tmp_path.glob("study/runs/*/attempt-1/ready"))) < int(workers):
+    process = subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, text=True)
+    while len(list(folder.glob("study/runs/*/attempt-1/ready"))) < int(workers):
         assert process.poll() is None
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate()
-    assert process.returncode == 130
+    for _ in range(times):
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+    return process.communicate()[1], process.returncode
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_gives_what_runs_its_seconds_and_says_how_to_go_on(tmp_path, workers):
+    (tmp_path / "saves.py").write_text(SAVES)
+    said, code = interrupted(tmp_path, workers, 1)
+    assert code == 130
     assert "what is finished is kept, continue with: regimes compare study.yaml --out study" in said
     assert len(list(tmp_path.glob("study/runs/*/attempt-1/saved"))) == int(workers)
     assert not list(tmp_path.glob("study/study.json"))  # nothing is counted as failed
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_twice_kills_at_once_what_does_not_end(tmp_path, workers):
+    (tmp_path / "saves.py").write_text(SAVES.replace("time.sleep(0.5)", "time.sleep(60)"))
+    interrupted(tmp_path, workers, 2)
+    notes = [json.loads(file.read_text()) for file in tmp_path.glob("study/runs/*/attempt-1.json")]
+    assert len(notes) == int(workers)
+    assert not any(groups._lives(note["pid"]) for note in notes)
 
 
 DRIVER = """

@@ -26,6 +26,8 @@ from regimes.study.tasks import Outcome, Task
 
 #: Seconds that workers have for the step they are in and its checkpoint, or to end a command, before they are killed.
 PATIENCE = groups.PATIENCE + 2
+#: Seconds that they have when they are asked again.
+LAST = 1.0
 #: How often a task is given to a worker before its death counts as the task's failure.
 TRIES = 2
 _SPAWN = multiprocessing.get_context("spawn")
@@ -120,7 +122,10 @@ class Pool:
             for worker in self._workers:
                 worker.process.join(max(0.0, until - time.monotonic()))
         finally:
+            for worker in self._workers:  # asked twice, a worker kills at once what it was ending
+                worker.process.terminate()
             for worker in self._workers:
+                worker.process.join(LAST)
                 worker.process.kill()
                 worker.process.join()
 
