@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class Attempts:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            print(f"{self.folder} is being run by another process; waiting for it", flush=True)
+            print(f"{self.folder} is being run by another process; waiting for it", file=sys.stderr, flush=True)
             self._wait_for(lock)
         try:
             yield lock
@@ -124,7 +125,8 @@ class Attempts:
         """The folder of the next attempt, made; what has ended well is not gone on from."""
         last, ended = self.newest(), self.ended()
         if last is not None and self.resumes and (ended is None or ended.code != 0):
-            print(f"{last}: goes on from what it did before; a time limit counts from now", flush=True)
+            told = f"{last}: goes on from what it did before; a time limit counts from now"
+            print(told, file=sys.stderr, flush=True)  # stdout is for what a study says at its end
             return last
         number = 1 if last is None else int(last.name.partition("-")[2]) + 1
         made = self.folder / f"attempt-{number}"
