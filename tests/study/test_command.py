@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 import regimes as rg
 from regimes.core.errors import DeclarationError
 from regimes.study import files
-from regimes.study.command.measured import Measured
+from regimes.study.command import groups
 from regimes.study.command.values import Values
 from regimes.study.tasks import Task
 
@@ -121,11 +122,145 @@ def test_a_run_that_takes_too_long_has_failed_with_all_that_it_started(tmp_path)
     work = rg.Command("sh slow.sh {out} {seed}", "{out}/stdout.txt:/loss ([0-9.]+)/", timeout="1 s", directory=tmp_path)
     outcome = work.train(Task("a", Values({}), 0), tmp_path / "runs")
     assert (outcome.failed, outcome.failure) == (True, "ran longer than 1 s, and was ended")
-    child = int(next((tmp_path / "runs").glob("*/attempt-1/child")).read_text())
+    ends(tmp_path)
+
+
+def ends(folder):
+    """What the attempt has started ends at once."""
+    child = int(next((folder / "runs").glob("*/attempt-1/child")).read_text())
     until = time.time() + 5
     while Path(f"/proc/{child}").exists() and "zombie" not in Path(f"/proc/{child}/status").read_text():
         assert time.time() < until
         time.sleep(0.02)
+
+
+TASK = Task("a", Values({}), 0)
+
+
+def scripted(folder, text, **given):
+    (folder / "own.sh").write_text(text)
+    return rg.Command("sh own.sh {out} {seed}", "{out}/stdout.txt:/loss ([0-9.]+)/", directory=folder, **given)
+
+
+def test_what_does_not_end_when_it_is_asked_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(groups, "PATIENCE", 0.3)
+    deaf = "(trap '' TERM; sleep 60) & echo $! > $1/child; wait\n"
+    assert scripted(tmp_path, deaf, timeout=0.5).train(TASK, tmp_path / "runs").failed
+    ends(tmp_path)
+
+
+def test_asked_twice_it_is_killed_at_once(monkeypatch):
+    deaf = ["sh", "-c", "trap '' TERM; echo ready; sleep 60"]
+    process = subprocess.Popen(deaf, start_new_session=True, stdout=subprocess.PIPE)
+    process.stdout.readline()
+
+    def interrupted(group):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(groups, "_lives", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        groups.end(process.pid)
+    assert process.wait(5) == -signal.SIGKILL
+
+
+def test_the_exit_status_is_that_of_this_attempt(tmp_path):
+    line = "test -f {out}/was && kill -9 $$; touch {out}/was; exit 3 # {seed}"
+    work = rg.Command(line, "{out}/stdout.txt:/loss (.*)/", directory=tmp_path, resumes=True)
+    said = [work.train(TASK, tmp_path / "runs").failure for _ in range(2)]
+    assert ["exit status 3" in said[0], "exit status -9" in said[1]] == [True, True]
+
+
+def test_an_attempt_that_goes_on_says_that_its_time_counts_anew(tmp_path, capsys):
+    work = scripted(tmp_path, "sleep 60", resumes=True, timeout=0.3)
+    for _ in range(2):
+        assert work.train(TASK, tmp_path / "runs").failure == "ran longer than 0.3 s, and was ended"
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("goes on from what it did before; a time limit counts from now")) == ("", 1)
+
+
+ORPHAN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import test_command
+test_command.scripted(Path({folder!r}), {text!r}, timeout={timeout}).train(test_command.TASK, Path({folder!r}) / "runs")
+"""
+
+
+def orphaned(folder, text, timeout):
+    """A command whose study is killed while it runs."""
+    driver = ORPHAN.format(tests=str(Path(__file__).parent), folder=str(folder), text=text, timeout=timeout)
+    process = subprocess.Popen([sys.executable, "-c", driver], stderr=subprocess.DEVNULL)
+    while not any('"pid"' in file.read_text() for file in (folder / "runs").glob("*/attempt-1.json")):
+        time.sleep(0.02)
+        assert process.poll() is None
+    time.sleep(0.3)
+    process.kill()
+    process.wait()
+    return scripted(folder, text, timeout=timeout)
+
+
+def test_a_command_that_outlives_its_study_keeps_its_time_limit(tmp_path):
+    work = orphaned(tmp_path, "sleep 60 & echo $! > $1/child; wait; echo loss 1", 2)
+    began_ = time.time()
+    outcome = work.train(TASK, tmp_path / "runs")
+    assert outcome.failure == "ran longer than 2 s, after its study had been killed, and was ended"
+    assert time.time() - began_ < 4
+    ends(tmp_path)
+
+
+def test_a_process_that_is_another_by_now_is_left_alone(tmp_path, monkeypatch):
+    work = orphaned(tmp_path, "sleep 3; echo loss 1", 1)
+    monkeypatch.setattr(groups, "born", lambda pid: "another")
+    assert work.train(TASK, tmp_path / "runs").metrics == {"loss": 1.0}
+
+
+SAVES = """
+import signal, sys, time
+def save(number, frame):
+    time.sleep(0.5)
+    open(sys.argv[1] + "/saved", "w")
+    sys.exit(1)
+signal.signal(signal.SIGTERM, save)
+open(sys.argv[1] + "/ready", "w")
+time.sleep(60)
+"""
+
+
+def interrupted(folder, workers, times):
+    """A study of a script that waits, and what it said when it was interrupted; each run leaves its process number."""
+    (folder / "study.yaml").write_text(
+        f"workload: {{command: '{sys.executable} saves.py {{out}} {{seed}} {{lr}}', metric: '{{out}}/m.json:loss'}}\n"
+        "arms: {a: {lr: 1}, b: {lr: 2}}\ncompare: {margin: 0.1, seeds: 6}\n"
+    )
+    words = [sys.executable, "-m", "regimes", "compare", "study.yaml", "--out", "study", "--workers", workers]
+    process = subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, text=True)
+    while len(list(folder.glob("study/runs/*/attempt-1/ready"))) < int(workers):
+        assert process.poll() is None
+        time.sleep(0.02)
+    for _ in range(times):
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+    return process.communicate()[1], process.returncode
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_gives_what_runs_its_seconds_and_says_how_to_go_on(tmp_path, workers):
+    (tmp_path / "saves.py").write_text(SAVES)
+    said, code = interrupted(tmp_path, workers, 1)
+    assert code == 130
+    assert "what is finished is kept, continue with: regimes compare study.yaml --out study" in said
+    assert len(list(tmp_path.glob("study/runs/*/attempt-1/saved"))) == int(workers)
+    assert not list(tmp_path.glob("study/study.json"))  # nothing is counted as failed
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_twice_kills_at_once_what_does_not_end(tmp_path, workers):
+    (tmp_path / "saves.py").write_text(SAVES.replace("time.sleep(0.5)", "time.sleep(60)"))
+    interrupted(tmp_path, workers, 2)
+    notes = [json.loads(file.read_text()) for file in tmp_path.glob("study/runs/*/attempt-1.json")]
+    assert len(notes) == int(workers)
+    assert not any(groups._lives(note["pid"]) for note in notes)
 
 
 DRIVER = """
@@ -169,8 +304,12 @@ def test_workers_run_commands_side_by_side(work, tmp_path, monkeypatch):
         ({"command": "python t.py {seed}"}, "command: has no {out}"),
         ({"metric": "metrics.json:loss"}, "metric: got 'metrics.json', where all runs would write"),
         ({"metric": "{out}/metrics.json"}, "metric: got '{out}/metrics.json'; allowed: a file that ends in .json"),
-        ({"metric": "{out}/a.log:/loss/"}, "metric: got '/loss/'; allowed of text: a pattern between slashes with one"),
-        ({"timeout": "soon"}, ""),
+        ({"metric": "{out}/a.log:/loss/"}, "metric: got '/loss/', which has 0 groups; allowed of text: a pattern"),
+        ({"timeout": "soon"}, "timeout: got 'soon'; write a time such as"),
+        ({"resumes": "yes"}, "resumes: got 'yes'; allowed: true or false"),
+        ({"curve": "log.jsonl:loss"}, "curve: got 'log.jsonl', where all runs would write"),
+        ({"metric": "{out}/../m.json:loss"}, "metric: got '{out}/../m.json', where all runs would write"),
+        ({"metric": "{out}/a.log:/(loss/"}, "metric: got '/(loss/', which is no pattern"),
     ],
 )
 def test_lines_that_cannot_be_compared_are_refused(tmp_path, changed, said):
@@ -203,21 +342,6 @@ def test_the_line_is_quoted_and_doubled_braces_are_braces(tmp_path):
     assert work.line(Values({"text": "a b; rm"}), 3, Path("o")) == "echo 'a b; rm' ${HOME} 3 > o/stdout.txt"
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "place", "want"),
-    [
-        ("m.json", '{"a": {"b": 2.5}}', "a.b", [(None, 2.5)]),
-        ("m.json", '[{"step": 1, "v": 2}, {"step": 2, "v": 1}]', "v", [(1, 2), (2, 1)]),
-        ("m.jsonl", '{"it": 5, "v": 2}\n\n{"it": 6}\n{"it": 7, "v": 1}\n', "v@it", [(5, 2), (7, 1)]),
-        ("m.csv", "step,v\n1,2.0\n2,1.5\n", "v", [(1, 2.0), (2, 1.5)]),
-        ("m.log", "loss=2.5\nnoise\nloss=2.25\n", "/loss=([0-9.]+)/", [(None, 2.5), (None, 2.25)]),
-    ],
-)
-def test_metrics_are_read_where_they_stand(tmp_path, name, text, place, want):
-    (tmp_path / name).write_text(text)
-    assert Measured.parse(f"{{out}}/{name}:{place}", "metric").rows(tmp_path) == want
-
-
 def test_a_file_declares_a_command_and_its_arms(tmp_path, work):
     file = tmp_path / "study.yaml"
     file.write_text(
@@ -239,3 +363,18 @@ def test_a_file_declares_a_command_and_its_arms(tmp_path, work):
 def test_values_keep_json_apart():
     assert json.dumps(Values({"a": 1}).but({"a": 2}).given) == '{"a": 2}'
     assert np.isclose(float(repr(Values({"lr": 0.1 + 0.2})).split("=")[1]), 0.3)
+
+
+def test_a_worker_of_commands_imports_no_torch(tmp_path):
+    work = scripted(tmp_path, "echo loss 1")
+    told = f"""
+import pickle, sys
+from pathlib import Path
+import regimes.study.pool
+from regimes.study.tasks import Task
+work = pickle.loads({pickle.dumps(work)!r})
+work.placed(0)
+assert work.train(Task("a", work.arms({{"a": {{}}}})["a"], 0), Path({str(tmp_path)!r}) / "runs").metrics == {{"loss": 1.0}}
+print([name for name in ("torch", "scipy") if name in sys.modules])
+"""
+    assert subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -15,8 +15,9 @@ from regimes.core.errors import DeclarationError
 from regimes.engine import checkpoint
 from regimes.engine.identity import identity, key
 from regimes.study.design import design_of
+from regimes.study.executed import execute
 from regimes.study.own import Own
-from regimes.study.tasks import Task, execute
+from regimes.study.tasks import Task
 
 BASE = rg.Regime(optimizer=rg.SGD(lr=0.1), batch_size=8, budget="10 steps")
 ARMS = {"base": BASE, "fast": BASE.but(lr=0.2)}

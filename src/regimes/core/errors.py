@@ -88,6 +88,22 @@ class RunFailed(RegimesError):
     """Training stopped because it could not go on sensibly (too many non-finite steps, say)."""
 
 
+class Interrupted(RegimesError):
+    """Training stopped cleanly on a signal or a time limit, with a checkpoint.
+
+    Parameters
+    ----------
+    message : str
+        Says which command resumes.
+    code : int
+        Exit status for scripts: 130 (Ctrl-C), 143 (SIGTERM) or 0 (time limit).
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        self.code = code
+        super().__init__(message)
+
+
 class UserCodeError(RegimesError):
     """An exception in the user's own model, loss, metric or data; the original is its ``__cause__``."""
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from regimes.core.duration import Duration, seconds
-from regimes.core.errors import DeclarationError, RegimesError, show
+from regimes.core.errors import DeclarationError, show
+from regimes.core.errors import Interrupted as Interrupted  # raised here, and looked for here
 from regimes.core.kinds import Probe
 from regimes.core.regime import Regime
 from regimes.engine import distributed, following, index, records
@@ -25,22 +26,6 @@ from regimes.engine.result import RunResult
 from regimes.engine.run import Run
 from regimes.engine.step import Record
 from regimes.engine.workload import Workload
-
-
-class Interrupted(RegimesError):
-    """Training stopped cleanly on a signal or a time limit, with a checkpoint.
-
-    Parameters
-    ----------
-    message : str
-        Says which command resumes.
-    code : int
-        Exit status for scripts: 130 (Ctrl-C), 143 (SIGTERM) or 0 (time limit).
-    """
-
-    def __init__(self, message: str, code: int) -> None:
-        self.code = code
-        super().__init__(message)
 
 
 class Session:

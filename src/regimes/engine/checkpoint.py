@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from regimes.core.errors import ResumeError
+from regimes.core.files import sync as sync  # what is written elsewhere is forced to disk in the same way
 from regimes.engine import trees
 
 FORMAT = 1
@@ -51,15 +52,6 @@ def write(folder: Path, name: str, tree: dict[str, Any]) -> Path:
         shutil.rmtree(part, ignore_errors=True)
         raise
     return final
-
-
-def sync(path: Path) -> None:
-    """Force a file or directory to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read(path: Path) -> dict[str, Any]:

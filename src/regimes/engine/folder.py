@@ -6,7 +6,6 @@ has start/ besides: the checkpoint that it begins from.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -19,6 +18,8 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from regimes.core.errors import DeclarationError, ResumeError
+from regimes.core.files import read_json as read_json
+from regimes.core.files import write_json as write_json
 from regimes.core.notation import parse
 from regimes.core.regime import Regime
 from regimes.core.registry import USER_MODULES
@@ -296,29 +297,3 @@ def _short(old: Any, new: Any) -> str:
         names = [name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)]
         return ", ".join(f"{name} ({old.get(name)} -> {new.get(name)})" for name in names[:4])
     return f"{old} -> {new}"
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file atomically and to disk."""
-    part = path.with_name(f".part-{path.name}-{os.getpid()}")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    checkpoint.sync(part)
-    part.replace(path)
-    checkpoint.sync(path.parent)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file of ours.
-
-    Raises
-    ------
-    ResumeError
-        If it is not whole.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as why:
-        raise ResumeError(f"{path} cannot be read ({why})") from None
-    if not isinstance(content, dict):
-        raise ResumeError(f"{path} is no file of ours")
-    return content

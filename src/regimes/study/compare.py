@@ -180,7 +180,8 @@ def compare(
             raise DeclarationError("is lent to one run each alone; allowed beside seeds=1", "noise")
         live = Live(design, name, progress)
         queue = queue_of(design, subject, arms, workers, limit, live.say)
-        made = None if make is None else (_made, (make, options))
+        # A command is sent as it is; what builds a workload of ours needs the engine, and torch with it.
+        made = (_made, (make, options)) if make is not None and isinstance(workload, Workload) else None
         pool = Pool(subject, folder / "runs", workers, made, list(arms.values()))
         outcomes = _outcomes(pool, queue, live)
         collected = queue.arms(outcomes)

@@ -20,9 +20,10 @@ from regimes.engine.identity import kept
 from regimes.engine.run import Run
 from regimes.engine.workload import Workload
 from regimes.study.budgets import equal_budgets
+from regimes.study.executed import execute
 from regimes.study.ranges import Range, tuned
 from regimes.study.subject import package_version
-from regimes.study.tasks import TUNING_SEED, Outcome, Task, execute
+from regimes.study.tasks import TUNING_SEED, Outcome, Task
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import types
@@ -17,16 +18,16 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from regimes.core.errors import RegimesError
-from regimes.engine import api
+from regimes.core.errors import Interrupted, RegimesError
+from regimes.study.command import groups
 from regimes.study.stopping import terminable
 from regimes.study.subject import Subject
 from regimes.study.tasks import Outcome, Task
 
-#: Seconds that workers have for the step they are in and its checkpoint, before they are killed.
-PATIENCE = 5.0
+#: Seconds that workers have for the step they are in and its checkpoint, or to end a command, before they are killed.
+PATIENCE = groups.PATIENCE + 2
+#: Seconds that they have when they are asked again.
+LAST = 1.0
 #: How often a task is given to a worker before its death counts as the task's failure.
 TRIES = 2
 _SPAWN = multiprocessing.get_context("spawn")
@@ -72,28 +73,31 @@ class Pool:
         Raises
         ------
         RegimesError
-            If worker processes cannot start.
+            If worker processes cannot start, or the first run that ended has left no metric: what runs beside it is
+            finished, and the others are not spent.
         """
         done: list[Outcome] = []
         if not self._workers:
-            while (task := queue(done)) is not None:
+            while not _in_vain(done) and (task := queue(done)) is not None:
                 done.append(self.subject.train(task, self.store))
                 yield done[-1]
+            _refuse(done)
             return
         waiting: list[Task] = []
         with terminable():
             while True:
-                for worker in self._workers:
+                for worker in self._workers if not _in_vain(done) else ():
                     if worker.task is None and (task := self._next(queue, done, waiting)) is not None:
                         worker.give(task, self.store)
                 busy = {worker.inbox: worker for worker in self._workers if worker.task is not None}
                 if not busy:
-                    return
+                    break
                 for inbox in connection.wait(list(busy)):
                     outcome = busy[inbox].answer()  # type: ignore[index]
                     if outcome is not None:
                         done.append(outcome)
                         yield outcome
+        _refuse(done)
 
     def _next(
         self, queue: Callable[[Sequence[Outcome]], Task | None], done: list[Outcome], waiting: list[Task]
@@ -118,7 +122,10 @@ class Pool:
             for worker in self._workers:
                 worker.process.join(max(0.0, until - time.monotonic()))
         finally:
+            for worker in self._workers:  # asked twice, a worker kills at once what it was ending
+                worker.process.terminate()
             for worker in self._workers:
+                worker.process.join(LAST)
                 worker.process.kill()
                 worker.process.join()
 
@@ -207,6 +214,18 @@ class _Worker:
             self.process.terminate()
 
 
+def _in_vain(done: Sequence[Outcome]) -> bool:
+    """Whether runs end, but leave no metric where it is looked for: the first does not, and none has."""
+    return any(outcome.unread for outcome in done) and all(outcome.failed for outcome in done)
+
+
+def _refuse(done: Sequence[Outcome]) -> None:
+    if _in_vain(done):
+        first = next(outcome for outcome in done if outcome.unread)
+        told = f"{first.task.what} of '{first.task.arm}': {first.failure}"
+        raise RegimesError(f"{told}. No other run is begun, as none would leave a metric")
+
+
 def _same(subject: Subject) -> Subject:
     return subject
 
@@ -220,17 +239,19 @@ def _serve(inbox: Any, packed: bytes, place: int, workers: int) -> None:
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if len(cores) >= workers > 1:
         os.sched_setaffinity(0, set(cores[place::workers]))
-    torch.set_num_threads(1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the study's process built the same workload, and has shown them
             make, arguments = pickle.loads(packed)
+            # Commands train in processes of their own: their workers never import torch, which takes seconds.
+            if "torch" in sys.modules:
+                sys.modules["torch"].set_num_threads(1)
             subject: Subject = make(*arguments)
     except Exception as why:
         inbox.send(f"{type(why).__name__}: {why}")
         return
     subject.placed(place)
-    with subject.kept(), contextlib.suppress(EOFError, OSError, api.Interrupted):
+    with subject.kept(), contextlib.suppress(EOFError, OSError, Interrupted):
         inbox.send(None)
         while True:
             inbox.send(subject.train(*inbox.recv()))

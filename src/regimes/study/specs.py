@@ -57,20 +57,11 @@ def load_workload(spec: Any) -> Any:
 
 
 def _command(spec: Mapping[str, Any]) -> Any:
-    from dataclasses import fields
+    from regimes.study.command import Command, declared
 
-    from regimes.study.command import Command
-
-    known = [field.name for field in fields(Command)]
-    for key in spec:
-        if key not in known:
-            raise DeclarationError(f"is no key of a command; {nearest(str(key), known)}", f"workload.{key}")
-    if "metric" not in spec:
-        raise DeclarationError("needs a value, such as '{out}/metrics.json:val_loss'", "workload.metric")
-    try:
-        return Command(**spec)
-    except DeclarationError as why:
-        raise why.within("workload") from None
+    for why in (*declared.unknown(spec), *declared.faults_of(spec)):
+        raise why.within("workload")
+    return Command(**spec)
 
 
 def workload_in(spec: Any, folders: tuple[str, ...]) -> Any:

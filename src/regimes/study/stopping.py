@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from regimes.engine import api
+from regimes.core.errors import Interrupted
 
 
 @contextlib.contextmanager
@@ -19,7 +19,7 @@ def terminable() -> Iterator[None]:
         return
 
     def stop(number: int, frame: Any) -> None:
-        raise api.Interrupted("stopped; the same call goes on with what is missing", 128 + number)
+        raise Interrupted("stopped; the same call goes on with what is missing", 128 + number)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:

@@ -7,6 +7,7 @@ from typing import Any
 
 from regimes.core.errors import DeclarationError, nearest, show
 from regimes.study import skeleton, yaml_text
+from regimes.study.command import declared
 from regimes.study.command.values import Values
 from regimes.study.declarations import CompareFile, RunFile
 from regimes.study.declared import Reader
@@ -75,6 +76,9 @@ def read_yaml(text: str, file: str | Path = "declaration.yaml") -> RunFile | Com
         read_arms = (lambda node: command_arms(node, problems)) if command else reader.arms
         arms = read_arms(root.value["arms"]) if _has(root, "arms", dict) else {}
         ranges = _ranges(root, problems)
+        if command:
+            for why in declared.problems(data["workload"], arms, ranges, data.get("compare")):
+                problems.add(why.key, why.message, root.line_of(why.key))
         problems.refuse()
         settings = settings_of(checked.compare, ranges, problems, root)
         check_comparison(arms, settings, problems, root)

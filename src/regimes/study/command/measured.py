@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from regimes.core.errors import DeclarationError, RegimesError, nearest, show
+from regimes.study.command import numbers
+from regimes.study.command.left import Left
 from regimes.study.foreign.rows import cell, flat
 
 #: Endings of files, and how they are read.
 TABLES, TEXTS = (".json", ".jsonl", ".ndjson", ".csv"), (".txt", ".log")
+Row = dict[str, Any]
+
+
+class Unread(RegimesError):
+    """A command ended well, but what it left does not hold its metric."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +33,10 @@ class Measured:
     Parameters
     ----------
     file : str
-        Its path; ``{out}`` stands for the run's folder.
+        Its path; it begins with ``{out}/``, the run's folder.
     key : str
-        Of an object or column (inner keys joined by dots), or of text a pattern between slashes with one group.
+        Of an object or column (inner keys joined by dots), or of text a pattern between slashes with one group: where
+        the group stands, a number is read whole (``2e-05``, ``nan``), whatever the group itself would take.
     step : str
         Key of the step, in files of several rows. Default "step".
 
@@ -48,7 +59,7 @@ class Measured:
         Raises
         ------
         DeclarationError
-            If it is none of these.
+            If it is none of these, or a place that runs would share.
         """
         file, colon, name = text.partition(":") if isinstance(text, str) else ("", "", "")
         ending = Path(file).suffix
@@ -58,6 +69,8 @@ class Measured:
                 "'{out}/metrics.json:val_loss' or '{out}/stdout.txt:/val loss ([0-9.]+)/'",
                 key,
             )
+        if not file.startswith("{out}/") or ".." in Path(file).parts:
+            raise DeclarationError(f"got '{file}', where all runs would write; begin it with {{out}}/", key)
         if ending in TEXTS:
             return cls(file, _pattern(name, key))
         found, at, step = name.partition("@")
@@ -71,58 +84,130 @@ class Measured:
         words = re.findall(r"[A-Za-z]\w*", self.key.split("(")[0])
         return "_".join(words) or "metric"
 
-    def rows(self, out: Path) -> list[tuple[Any, Any]]:
-        """Return (step, value) of every row that has the key; a step that is not told is None.
+    def last(self, out: Path, left: Left | None = None) -> float:
+        """Return the metric: that of the last row, or what the pattern finds last; NaN where the run diverged.
+
+        Of a file whose rows tell steps, any row of the last step may hold it: loggers write train and validation apart.
+
+        Parameters
+        ----------
+        out : Path
+            The run's folder.
+        left : Left, optional
+            What an earlier attempt left there, which does not count.
 
         Raises
         ------
-        RegimesError
-            If the file is not there, or cannot be read.
+        Unread
+            If the file is not there or not whole, or its end holds no number.
         """
-        path = Path(self.file.replace("{out}", str(out)))
-        try:
-            text = path.read_text(encoding="utf-8", errors="strict" if path.suffix in TABLES else "replace")
-            found = self._read(path, text)
-        except FileNotFoundError:
-            raise RegimesError(f"the command ended, but wrote no {path}") from None
-        except (ValueError, csv.Error) as why:
-            raise RegimesError(f"{path} cannot be read: {why}") from None
+        path = self._path(out)
+        rows = self._read(path, Left() if left is None else left)
+        told = [row[self.key] for row in self._end(rows) if self.key in row]
+        if not told:
+            some = any(self.key in row for row in rows)
+            where = ", although rows before have it: an earlier value is not the run's" if some else self._hint(rows)
+            raise Unread(f"{path} holds no '{self.key}'{' in its last row' if rows else ''}{where}")
+        value = numbers.number(told[-1])
+        if value is None:
+            raise Unread(f"{path} holds {show(told[-1])} under '{self.key}' at its end, which is no number")
+        return value
+
+    def rows(self, out: Path) -> list[tuple[float, float]]:
+        """Return (step, value) of every row that has a number; a step that is not told is the row's number, from 1.
+
+        Raises
+        ------
+        Unread
+            If the file is not there or not whole, holds no number, or a step that is none.
+        """
+        path = self._path(out)
+        rows = self._read(path, Left())
+        found = [(self._step(row), value) for row in rows if (value := numbers.number(row.get(self.key))) is not None]
         if not found:
-            raise RegimesError(f"{path} holds no '{self.key}'{self._hint(path, text)}")
-        return found
+            raise Unread(f"{path} holds no number under '{self.key}'{self._hint(rows)}")
+        return [(place if step is None else step, value) for place, (step, value) in enumerate(found, 1)]
 
-    def _hint(self, path: Path, text: str) -> str:
+    def _end(self, rows: list[Row]) -> list[Row]:
+        """The last row; where it tells a step, and another value than the metric, the rows of that step."""
+        if not rows or self.key in rows[-1] or self._step(rows[-1]) is None:
+            return rows[-1:]
+        return [row for row in rows if row.get(self.step) == rows[-1][self.step]]
+
+    def _path(self, out: Path) -> Path:
+        return out / self.file.removeprefix("{out}/")
+
+    def _step(self, row: Row) -> float | None:
+        told = row.get(self.step)
+        step = numbers.number(told)
+        if told is not None and (step is None or not math.isfinite(step)):
+            raise Unread(f"{self.file} holds {show(told)} under '{self.step}', which is no step")
+        return None if step is None else int(step) if step.is_integer() else step
+
+    def _hint(self, rows: list[Row]) -> str:
         """What the file holds instead, where it has keys."""
-        if path.suffix in TEXTS:
-            return ""
-        if path.suffix == ".csv":
-            keys = next(csv.reader(text.splitlines()), [])
-        else:
-            rows = (
-                [json.loads(text)] if path.suffix == ".json" else [json.loads(line) for line in text.splitlines()[:1]]
-            )
-            keys = [key for row in rows if isinstance(row, dict) for key in row]
-        return f"; {nearest(self.key, keys)}" if keys else ""
+        keys = {key for row in rows for key in row}
+        return f"; {nearest(self.key, keys)}" if keys and not self.key.startswith("/") else ""
 
-    def _read(self, path: Path, text: str) -> list[tuple[Any, Any]]:
-        if path.suffix in TEXTS:
-            return [(None, cell(found)) for found in re.findall(self.key[1:-1], text)]
-        if path.suffix == ".csv":
-            rows = [{name: cell(part) for name, part in row.items()} for row in csv.DictReader(text.splitlines())]
-        elif path.suffix == ".json":
-            read = json.loads(text)
-            rows = read if isinstance(read, list) else [read]
-        else:
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-        rows = [flat(row) for row in rows if isinstance(row, dict)]
-        return [(row.get(self.step), row[self.key]) for row in rows if row.get(self.key) is not None]
+    def _read(self, path: Path, left: Left) -> list[Row]:
+        """All rows; of a text one for each place that fits, under the pattern itself."""
+        try:
+            if left.unchanged(path):
+                raise Unread(f"{path} was left by an earlier attempt, and this one did not write it")
+            if path.suffix in TEXTS:
+                text = left.beyond(path).decode("utf-8", errors="replace")
+                return [{self.key: found} for found in numbers.tokens(self.key[1:-1], text)]
+            return [flat(row) for row in _table(path.suffix, path.read_text(encoding="utf-8-sig"))]
+        except FileNotFoundError:
+            raise Unread(f"the command ended with exit status 0, but wrote no {path}") from None
+        except (ValueError, csv.Error) as why:
+            raise Unread(f"{path} cannot be read: {why}") from None
+
+
+def _table(ending: str, text: str) -> Iterable[Row]:
+    """Rows of a table.
+
+    Raises
+    ------
+    ValueError, csv.Error
+        If a line is not whole: what was cut off could be the end of a number.
+    """
+    if ending == ".csv":
+        return _csv(text)
+    if ending == ".json":
+        read = json.loads(text)
+        return [row for row in (read if isinstance(read, list) else [read]) if isinstance(row, dict)]
+    return list(_json_lines(text))
+
+
+def _csv(text: str) -> list[Row]:
+    if text and not text.endswith(("\n", "\r")):
+        raise ValueError("its last line has no end, so that it may have been cut off")
+    rows = []
+    for number, row in enumerate(csv.DictReader(io.StringIO(text, newline=""), strict=True), 1):
+        if None in row or None in row.values():
+            raise ValueError(f"row {number} has not as many cells as the first line")
+        rows.append({name: value for name, told in row.items() if (value := cell(told)) is not None})
+    return rows
+
+
+def _json_lines(text: str) -> Iterable[Row]:
+    lines = text.split("\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line) if line.strip() else None
+        except ValueError:  # an object that can be read has its last brace: it is whole, whatever ends the line
+            what = "is cut off: it has no end" if number == len(lines) else "is no JSON"
+            raise ValueError(f"line {number} {what}") from None
+        if isinstance(row, dict):
+            yield row
 
 
 def _pattern(name: str, key: str) -> str:
-    if len(name) > 2 and name[0] == name[-1] == "/":
-        try:
-            if re.compile(name[1:-1]).groups == 1:
-                return name
-        except re.error as why:
-            raise DeclarationError(f"got {show(name)}, which is no pattern: {why}", key) from None
-    raise DeclarationError(f"got {show(name)}; allowed of text: a pattern between slashes with one group", key)
+    if len(name) < 3 or not name[0] == name[-1] == "/":
+        raise DeclarationError(f"got {show(name)}; allowed of text: a pattern between slashes with one group", key)
+    try:
+        numbers.check(name[1:-1])
+    except ValueError as why:
+        raise DeclarationError(f"got {show(name)}, {why}", key) from None
+    return name

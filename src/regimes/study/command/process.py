@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,18 +15,18 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from regimes.core.errors import RegimesError
-from regimes.engine.folder import write_json
+from regimes.core.files import write_json
+from regimes.study.command import groups
+from regimes.study.command.left import Left
 from regimes.study.stopping import terminable
 
-#: Seconds that a command has after it was asked to end, before it is killed.
-PATIENCE = 10.0
 #: How often a command that runs is looked at.
 POLL = 0.05
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended.
+    """How an attempt ended.
 
     Parameters
     ----------
@@ -37,11 +36,14 @@ class Ended:
         Its exit status.
     seconds : float
         From its start to its end.
+    left : Left
+        What it found in its folder.
     """
 
     out: Path
     code: int
     seconds: float
+    left: Left
 
 
 class Attempts:
@@ -52,7 +54,8 @@ class Attempts:
     folder : Path
         Of the run.
     resumes : bool
-        Whether the script goes on from what lies in its folder: then there is one attempt for all.
+        Whether the script goes on from what lies in its folder: an attempt that was interrupted or failed is then gone
+        on from.
     """
 
     def __init__(self, folder: Path, resumes: bool) -> None:
@@ -63,18 +66,42 @@ class Attempts:
         """Inside, no other process runs the command here; the command itself holds the lock for as long as it lives.
 
         So a command whose study was killed is waited for, and what it then has done is taken.
+
+        Raises
+        ------
+        RegimesError
+            If it runs longer than the time with which it began: it is ended then.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(str(self.folder / ".lock"))
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            print(f"{self.folder} is being run by another process; waiting for it", flush=True)
-            lock.acquire(poll_interval=0.2)
+            print(f"{self.folder} is being run by another process; waiting for it", file=sys.stderr, flush=True)
+            self._wait_for(lock)
         try:
             yield lock
         finally:
             lock.release()
+
+    def _wait_for(self, lock: FileLock) -> None:
+        while True:
+            with contextlib.suppress(Timeout):
+                lock.acquire(timeout=4 * POLL, poll_interval=POLL)
+                return
+            out = self.newest()
+            begun = {} if out is None else self._begun(out)
+            limit = begun.get("timeout")
+            late = limit is not None and time.time() - begun["started"] > limit
+            if late and "pid" in begun and groups.born(begun["pid"]) == begun["born"]:
+                groups.end(begun["pid"])
+                raise RegimesError(f"ran longer than {limit:g} s, after its study had been killed, and was ended")
+
+    def _begun(self, out: Path) -> dict[str, Any]:
+        """What was noted when an attempt began."""
+        file = self.folder / f"{out.name}.json"
+        found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        return found
 
     def newest(self) -> Path | None:
         """The newest attempt's folder."""
@@ -91,13 +118,15 @@ class Attempts:
         if not file.exists():
             return None
         code = int(file.read_text() or "1")
-        begun = json.loads((self.folder / f"{out.name}.json").read_text())
-        return Ended(out, code, max(file.stat().st_mtime - begun["started"], 0.0))
+        begun = self._begun(out)
+        return Ended(out, code, max(file.stat().st_mtime - begun["started"], 0.0), Left(begun["left"]))
 
     def next(self) -> Path:
-        """The folder of the next attempt, made."""
-        last = self.newest()
-        if last is not None and self.resumes:
+        """The folder of the next attempt, made; what has ended well is not gone on from."""
+        last, ended = self.newest(), self.ended()
+        if last is not None and self.resumes and (ended is None or ended.code != 0):
+            told = f"{last}: goes on from what it did before; a time limit counts from now"
+            print(told, file=sys.stderr, flush=True)  # stdout is for what a study says at its end
             return last
         number = 1 if last is None else int(last.name.partition("-")[2]) + 1
         made = self.folder / f"attempt-{number}"
@@ -112,8 +141,10 @@ class Attempts:
         RegimesError
             If it ran longer than `limit` seconds: it is ended then, and all that it has started.
         """
-        began = time.time()
-        write_json(self.folder / f"{out.name}.json", {"line": line, "started": began, "cwd": str(cwd)})
+        began, note = time.time(), self.folder / f"{out.name}.json"
+        left = Left.of(out)
+        begun = {"line": line, "started": began, "cwd": str(cwd), "timeout": limit, "left": dict(left.files)}
+        write_json(note, begun)
         ended = self.folder / f"{out.name}.ended"
         ended.unlink(missing_ok=True)
         # The exit status is written by the shell: it is known even where nobody waits for it any more.
@@ -125,30 +156,23 @@ class Attempts:
                 cwd=cwd, stdin=subprocess.DEVNULL, stdout=told, stderr=errors, start_new_session=True,
                 pass_fds=(handle,),
             )  # fmt: skip
-        try:
-            with terminable():
+        with terminable():
+            try:
+                write_json(note, begun | {"pid": process.pid, "born": groups.born(process.pid)})
                 self._wait(process, began, limit)
-        except BaseException:
-            _end(process)
-            raise
+            except BaseException:
+                groups.end(process.pid)
+                raise
+            finally:
+                process.wait()
         code = int(ended.read_text()) if ended.exists() else process.returncode
-        return Ended(out, code, time.time() - began)
+        return Ended(out, code, time.time() - began, left)
 
     def _wait(self, process: subprocess.Popen[bytes], began: float, limit: float | None) -> None:
         while process.poll() is None:
             if limit is not None and time.time() - began > limit:
                 raise RegimesError(f"ran longer than {limit:g} s, and was ended")
             time.sleep(POLL)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a command and all that it has started: asked first, then killed."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(PATIENCE)
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def tail(path: Path, lines: int = 3) -> str:

@@ -1,0 +1,45 @@
+"""Files of ours are whole at every moment: written under another name, forced to disk, renamed once."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from regimes.core.errors import ResumeError
+
+
+def sync(path: Path) -> None:
+    """Force a file or directory to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file atomically and to disk."""
+    part = path.with_name(f".part-{path.name}-{os.getpid()}")
+    part.write_text(json.dumps(content, indent=1) + "\n")
+    sync(part)
+    part.replace(path)
+    sync(path.parent)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of ours.
+
+    Raises
+    ------
+    ResumeError
+        If it is not whole.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as why:
+        raise ResumeError(f"{path} cannot be read ({why})") from None
+    if not isinstance(content, dict):
+        raise ResumeError(f"{path} is no file of ours")
+    return content
