@@ -8,8 +8,8 @@ from scipy import stats
 
 import regimes as rg
 from regimes.core.errors import DeclarationError
-from regimes.study.ladder import Rung, agreement, extrapolated
 from regimes.study.one_run import Noise, noise_of
+from regimes.study.trends import Rung, agreement, extrapolated
 
 BASE = rg.Regime(optimizer=rg.SGD(lr=0.2), batch_size=8, budget="12 steps")
 ARMS = {"base": BASE, "slow": BASE.but({"optimizer.lr": 0.1})}
