@@ -93,13 +93,15 @@ progress = click.option("--progress/--no-progress", default=None, help="Show pro
 
 
 @contextlib.contextmanager
-def given_as(**options: Any) -> Iterator[None]:
+def given_as(argument: str | None = None, /, **options: Any) -> Iterator[None]:
     """Inside, what is refused is said in the words of the command line: of an option, not of a file or of an argument.
 
     A file's own key keeps its name and line, unless an option gave the value.
 
     Parameters
     ----------
+    argument : str, optional
+        The key that the command's argument, which is no option, replaces.
     **options
         The values of options, by the key that they replace; None where an option was not given.
     """
@@ -117,6 +119,7 @@ def given_as(**options: Any) -> Iterator[None]:
     except DeclarationError as why:
         key = why.key.split(".")[-1]
         named = _option(key) if options.get(key) is not None or why.key in options else why.key
+        named = _argument() if why.key and why.key == argument else named
         raise DeclarationError(in_options(why.message, options), named) from why.__cause__
 
 
@@ -133,7 +136,9 @@ def in_options(message: str, names: Iterable[str]) -> str:
     found = rf"(?<!\S)(\(?)({written})=(?:'([\w./-]*)'|([\w./-]*))(?![\w(=])"
     parts = re.split(r"(\b\w+\([^()]*\))", message)
     return "".join(
-        part if place % 2 else re.sub(found, lambda m: " ".join(filter(None, [m[1] + _option(m[2]), m[3] or m[4]])), part)
+        part
+        if place % 2
+        else re.sub(found, lambda m: " ".join(filter(None, [m[1] + _option(m[2]), m[3] or m[4]])), part)
         for place, part in enumerate(parts)
     )
 
@@ -142,10 +147,15 @@ def _option(key: str) -> str:
     """How a person writes an argument of the command that is running."""
     context = click.get_current_context(silent=True)
     for parameter in () if context is None else context.command.params:
-        if parameter.name == key:
-            named = isinstance(parameter, click.Option)
-            return max(parameter.opts, key=len) if named else parameter.human_readable_name.strip("[]")
+        if parameter.name == key and isinstance(parameter, click.Option):
+            return max(parameter.opts, key=len)
     return f"--{key.replace('_', '-')}"
+
+
+def _argument() -> str:
+    """The name, in its usage, of what the command that is running is given without an option."""
+    found = [one for one in click.get_current_context().command.params if isinstance(one, click.Argument)]
+    return found[0].human_readable_name
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from regimes.cli import common
 
 
 @common.command("verdict", "regimes verdict runs.csv --arm optimizer --seed seed --metric val/loss --margin 0.01")
-@click.argument("frame", metavar="PATH")
+@click.argument("path")
 @click.option("--arm", required=True, help="The column that tells the arms apart.")
 @click.option("--seed", help="The column of the seed; without it nothing is paired.")
 @click.option("--metric", required=True, help="The column of the metric.")
@@ -23,12 +23,14 @@ from regimes.cli import common
 @click.option("--nan", type=click.Choice(["diverged", "missing"]), help="What a NaN means.")
 @click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Only these rows. Repeatable.")
 @click.option("--noise", metavar="STUDY", help="Of one run each: a study whose noise they are held against.")
-@click.option("--assume", type=click.Choice(["normal"]), help="Allow fewer seeds than a test without assumptions needs.")
+@click.option(
+    "--assume", type=click.Choice(["normal"]), help="Allow fewer seeds than a test without assumptions needs."
+)
 @click.option("--pattern", metavar="REGEX", help=r"Columns out of runs' names: '(?P<opt>\w+)-s(?P<seed>\d+)'.")
 @click.option("--unfinished", type=click.Choice(["used", "missing"]), help="What is done with runs that did not end.")
 @click.option("--out", metavar="DIR", help="Write the study and its report into a folder.")
 @common.as_json
-def command(frame: str, where: tuple[str, ...], at: str | None, as_json: bool, **asked: Any) -> None:
+def command(path: str, where: tuple[str, ...], at: str | None, as_json: bool, **asked: Any) -> None:
     """Judge runs that are finished, whoever made them.
 
     PATH is a .csv, .tsv, .json or .jsonl file with a row per run (or per run and step), or what a tracker keeps:
@@ -46,8 +48,8 @@ def command(frame: str, where: tuple[str, ...], at: str | None, as_json: bool, *
             raise DeclarationError(f"got '{text}'; allowed: COLUMN=VALUE", "--where")
         chosen[column] = value
     place = at if at in (None, "last", "common") else number_of(at)
-    with common.given_as(frame=frame, where=chosen, at=at, **asked):
-        study = verdict(frame, where=chosen, at=place, **asked)
+    with common.given_as("frame", where=chosen, at=at, **asked):
+        study = verdict(path, where=chosen, at=place, **asked)
     page = None if asked["out"] is None else study.report()
     if as_json:
         common.print_json(study.to_dict() | ({} if page is None else {"report": str(page)}))

@@ -15,7 +15,7 @@ from regimes.study.halving import FINALISTS, Halving
 from regimes.study.looks import Looks
 from regimes.study.ranges import Range
 from regimes.study.search import Search
-from regimes.study.subject import Subject
+from regimes.study.subject import Described, Subject
 from regimes.study.tasks import TUNING_SEED
 
 #: Seeds of a study that says nothing about them: all of one that runs to its end, the most of one that may stop.
@@ -88,7 +88,7 @@ class Design:
         """Tuning trials of each arm."""
         return self.search.trials
 
-    def record(self, subject: Subject, arms: Mapping[str, Any]) -> dict[str, Any]:
+    def record(self, subject: Described, arms: Mapping[str, Any]) -> dict[str, Any]:
         """Return the question as plain data: studies with equal ones are the same study."""
         own = ("baseline", "metric", "better", "margin", "equal", "level", "budget")
         return (

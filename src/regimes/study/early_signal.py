@@ -193,7 +193,9 @@ def early_signal(
     try:
         promising = prefer or _promising(metric, declared | {final: direction})
     except DeclarationError:
-        points_of(ended, metric, at, final, ("lower", direction), within)  # a metric that is not there is refused as such
+        points_of(
+            ended, metric, at, final, ("lower", direction), within
+        )  # a metric that is not there is refused as such
         raise
     points, said = points_of(ended, metric, at, final, (promising, direction), within)
     configurations = {point.configuration for point in points}

@@ -74,7 +74,9 @@ class Ladder:
         said = []
         for arm in self.arms:
             gaps = ", ".join(map(_told, self.rungs(arm)))
-            said.append(f"{arm} against {facts['baseline']} in {facts['metric']}: {gaps or 'never judged'}{self._trend(arm)}")
+            said.append(
+                f"{arm} against {facts['baseline']} in {facts['metric']}: {gaps or 'never judged'}{self._trend(arm)}"
+            )
         return "\n".join(said)
 
     def _trend(self, arm: str) -> str:

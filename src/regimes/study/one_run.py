@@ -137,7 +137,9 @@ def lender_of(noise: Any, folder: Path | None, subject: Described, design: Any) 
     if facts["metric"] != metric:
         raise DeclarationError(f"is of {facts['metric']}; allowed: a study of {metric}", "noise")
     if facts["better"] != better:
-        raise DeclarationError(f"takes {facts['better']} {metric} as better; allowed: a study where {better} is", "noise")
+        raise DeclarationError(
+            f"takes {facts['better']} {metric} as better; allowed: a study where {better} is", "noise"
+        )
     if noise_of(facts) is None:
         raise DeclarationError(
             f"has no {LEAST} paired seeds of two arms that ended in a number and changed something", "noise"

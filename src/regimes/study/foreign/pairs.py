@@ -60,7 +60,9 @@ def refuse_too_few(arms: Mapping[str, Sequence[Outcome]], baseline: str, level: 
         n = len({o.task.seed for o in mine} & {o.task.seed for o in base}) if paired else min(len(mine), len(base))
         if n < 2:
             continue
-        assumed = f"assume='normal', which takes {'paired differences' if paired else 'runs'} to be normally distributed"
+        assumed = (
+            f"assume='normal', which takes {'paired differences' if paired else 'runs'} to be normally distributed"
+        )
         if paired:
             try:
                 statistics.refuse_too_few(n, family, level)

@@ -155,7 +155,7 @@ def _delimiter(file: Any, suffix: str) -> str:
     """What separates cells: what makes most columns of the first line, a comma where several do."""
     if suffix == ".tsv":
         return "\t"
-    columns = {sign: 0 for sign in (",", ";", "\t")}
+    columns = dict.fromkeys((",", ";", "\t"), 0)
     for sign in columns:
         with contextlib.suppress(csv.Error):  # quotes that another sign would have to follow
             columns[sign] = len(next(csv.reader(file, delimiter=sign, strict=True), []))

@@ -214,7 +214,9 @@ def _seeds(arms: Mapping[str, Sequence[Outcome]]) -> tuple[Any, ...]:
 
 def _record(design: Design, subject: Finished, arms: Mapping[str, Sequence[Outcome]]) -> dict[str, Any]:
     """What the study asked, and of which values: where both are equal, it is the same study."""
-    values = {name: {str(o.task.seed): repr(o.metrics[design.metric]) for o in outcomes} for name, outcomes in arms.items()}
+    values = {
+        name: {str(o.task.seed): repr(o.metrics[design.metric]) for o in outcomes} for name, outcomes in arms.items()
+    }
     asked = design.record(subject, {name: name for name in arms}) | {"paired": design.paired, "values": values}
     del asked["data"]  # a column that nobody asked for makes no other study
     return asked
