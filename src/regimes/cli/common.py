@@ -129,7 +129,7 @@ def in_options(message: str, names: Iterable[str]) -> str:
     Examples
     --------
     >>> in_options("name the column of the steps (step=), or say assume='normal'; f(1, step=2)", ["step", "assume"])
-    "name the column of the steps (--step), or say --assume normal; f(1, step=2)"
+    'name the column of the steps (--step), or say --assume normal; f(1, step=2)'
     """
     written = "|".join(map(re.escape, names))
     # Only words that stand alone: what was got, a call for example, is shown as it is.

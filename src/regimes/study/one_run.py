@@ -144,17 +144,23 @@ def lender_of(noise: Any, folder: Path | None, subject: Described, design: Any) 
         raise DeclarationError(
             f"has no {LEAST} paired seeds of two arms that ended in a number and changed something", "noise"
         )
-    return Lender(facts, _apart(facts, subject, design))
+    return Lender(facts, _apart(facts, _setting(subject, design)))
 
 
-def _apart(facts: Mapping[str, Any], subject: Described, design: Any) -> str:
-    """In what a study's setting is another one than the subject's; empty where it is the same."""
+def _setting(subject: Described, design: Any) -> dict[str, Any]:
+    """What a study's facts say of its workload, of the runs that noise is lent to."""
+    scale = subject.facts(design.budget)["scale"]
+    return {"name": subject.name, "fingerprint": ", ".join(subject.fingerprint().values()), "scale": scale}
+
+
+def _apart(facts: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """In what a study's setting is another one than here; empty where it is the same."""
     there = facts["workload"]
-    if there["name"] != subject.name:
-        return f" of {there['name']}, not of {subject.name}"
-    if there.get("fingerprint") != ", ".join(subject.fingerprint().values()):
+    if there["name"] != here["name"]:
+        return f" of {there['name']}, not of {here['name']}"
+    if there.get("fingerprint") != here["fingerprint"]:
         return ", on other data than these"
-    return "" if there["scale"] == subject.facts(design.budget)["scale"] else ", another scale than this"
+    return "" if there["scale"] == here["scale"] else ", another scale than this"
 
 
 def _seeds_lent(facts: Mapping[str, Any]) -> int:
@@ -163,14 +169,13 @@ def _seeds_lent(facts: Mapping[str, Any]) -> int:
 
 
 def _beside(folder: Path, subject: Described, design: Any) -> list[dict[str, Any]]:
-    found = []
+    asked, found = (design.metric, design.better), []
     for file in sorted(folder.parent.glob("*/study.json")):
         facts = _read(file)
-        if facts is None or (facts.get("metric"), facts.get("better")) != (design.metric, design.better):
-            continue
-        if noise_of(facts) is not None and not _apart(facts, subject, design):
+        if facts is not None and (facts.get("metric"), facts.get("better")) == asked and noise_of(facts) is not None:
             found.append(facts)
-    return found
+    here = _setting(subject, design) if found else {}
+    return [facts for facts in found if not _apart(facts, here)]
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -119,7 +119,7 @@ def verdict(
     >>> found.verdicts
     {'muon': 'better'}
     >>> print(found.to_dict()["sentence"])
-    muon is better than sgd by 0.0825 [0.0745, 0.0905] in val/loss.
+    muon is better than sgd by 0.0817 [0.0738, 0.0896] in val/loss.
     """
     found, read = chosen(rows_of(frame), where or {}, pattern, unfinished)
     step = step or found.step
