@@ -13,6 +13,7 @@ from regimes.cli import group
 from regimes.core.errors import DeclarationError, ResumeError
 from regimes.study.early_rules import Point, interval, kept, overall, spearman, within_groups
 from regimes.study.early_runs import Ended, _declared, points_of
+from regimes.study.early_signal import _promising
 
 BASE = rg.Regime(optimizer=rg.SGD(lr=0.2), batch_size=8, budget="40 steps")
 RATES = (0.002, 0.02, 0.01, 0.005, 0.05)
@@ -307,3 +308,7 @@ def test_studies_that_do_not_agree_declare_no_direction():
         {"metric": "m", "better": "higher"}
     ]
     assert _declared(asked) == {"m": "higher"}
+    # What is said of the very metric counts before what is said of it on other data.
+    assert _promising("val/acc", {"val/acc": "higher", "test/acc": "lower"}) == "higher"
+    with pytest.raises(DeclarationError, match="prefer: got None"):
+        _promising("train/acc", {"val/acc": "higher", "test/acc": "lower"})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from regimes.core.errors import DeclarationError, RegimesError, nearest, show
-from regimes.study.foreign.rows import cell, flat
+from regimes.study.foreign.rows import cell, flat, number_of
 
 #: Endings of files, and how they are read.
 TABLES, TEXTS = (".json", ".jsonl", ".ndjson", ".csv"), (".txt", ".log")
@@ -106,9 +106,11 @@ class Measured:
 
     def _read(self, path: Path, text: str) -> list[tuple[Any, Any]]:
         if path.suffix in TEXTS:
-            return [(None, cell(found)) for found in re.findall(self.key[1:-1], text)]
+            return [(None, number_of(cell(found))) for found in re.findall(self.key[1:-1], text)]
         if path.suffix == ".csv":
-            rows = [{name: cell(part) for name, part in row.items()} for row in csv.DictReader(text.splitlines())]
+            rows = [
+                {name: number_of(cell(part)) for name, part in row.items()} for row in csv.DictReader(text.splitlines())
+            ]
         elif path.suffix == ".json":
             read = json.loads(text)
             rows = read if isinstance(read, list) else [read]
