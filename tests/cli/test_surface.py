@@ -26,7 +26,7 @@ SURFACE = {
     "compare": "FILE --out --workers --seeds --until --max-cost --noise --set --track --progress/--no-progress --json --debug",
     "atlas": "--axis --json --debug",
     "verify": "[NAMES] --all --out --workers --record --progress/--no-progress --json --debug",
-    "verdict": "PATH --arm --seed --metric --margin --better --baseline --level --step --at --nan --where --noise "
+    "verdict": "PATH --arm --seed --metric --margin --better --baseline --level --step --at --nan --where --noise --assume "
     "--pattern --unfinished --out --json --debug",
     "guard": "FILE --base --head --seeds --out --markdown --progress/--no-progress --json --debug",
     "audit": "[ROOT] --metric --margin --better --level --differ --json --debug",

@@ -15,6 +15,7 @@ from scipy import stats
 import regimes as rg
 from regimes.cli import group
 from regimes.core.errors import DeclarationError, ResumeError
+from regimes.study.earlier import PRICE
 
 MARGIN = 0.001
 BASE = "SGD(lr=Linear(0.1))"
@@ -120,6 +121,49 @@ def test_seeds_that_one_of_the_two_has_are_taken_first(found):
     taken = {seed for one in base for seed in one["seeds"]}
     assert not {0, 1, 2, 3} & taken
     assert 9 in taken  # the only seed of the late one: before any that neither has
+
+
+def test_every_line_names_data_and_the_context_in_which_the_two_were_compared(found, runs):
+    """Two comparisons of one change, in two contexts, were told by the same words."""
+    (data,) = {tuple(json.loads(file.read_text())["identity"]["data"].values()) for file in runs.glob("*/run.json")}
+    digests = ", ".join(dict.fromkeys(part[:6] for part in data))
+    lead = f"quadratic (data {digests}), 20 steps, "
+    lines = str(found).splitlines()
+    assert any(
+        line.startswith(
+            f"  {lead}sampler Reshuffle(), batch_size 4, optimizer.momentum 0.0: optimizer.lr.peak: 0.1 -> 0.5: "
+        )
+        for line in lines
+    )
+    assert any(f"for {lead}" in line for line in lines if line.startswith("  1. "))
+    assert found.comparisons[0]["data"] == digests
+    wide = rg.audit(runs, margin=MARGIN, differ=2)
+    told = [(one["context"], one["changes"]) for one in wide.comparisons]
+    assert len(set(told)) == len(told)
+    both = next(one for one in wide.comparisons if one["changes"].count("; ") == 1)
+    assert not any(f"{path.split(':')[0]} " in both["context"] for path in both["changes"].split("; "))
+
+
+def test_advice_on_more_seeds_says_what_adding_them_costs(found, runs):
+    assert found.to_dict()["notes"][-1].startswith(
+        "re-runs are added to comparisons whose verdict is known: whoever adds seeds"
+    )
+    assert "a new study on as many other seeds" in str(found)
+    study = rg.compare(
+        rg.workloads.load("quadratic"), {"base": regime({}), "drawn": regime(ARMS["drawn"][0])}, margin=MARGIN, seeds=6,
+        out=runs.parent / "study", progress=False,
+    )  # fmt: skip
+    facts = study.to_dict()
+    more = facts["arms"][1]["comparison"]["more_seeds"]
+    (note,) = [note for note in facts["notes"] if note.startswith("to decide: ")]
+    assert note in " ".join(str(study).split())
+    assert PRICE in note
+    assert f"a new study on {6 + more} seeds that were not used here keeps the level" in note
+    decided = rg.compare(
+        rg.workloads.load("quadratic"), {"base": regime({}), "high": regime(ARMS["high"][0])}, margin=MARGIN, seeds=6,
+        out=runs.parent / "decided", progress=False,
+    )  # fmt: skip
+    assert not any("to decide" in note for note in decided.to_dict()["notes"])
 
 
 def test_two_regimes_that_differ_in_more_imply_nothing(runs):

@@ -12,7 +12,8 @@ import regimes as rg
 from regimes.cli import group
 from regimes.core.errors import DeclarationError, ResumeError
 from regimes.study.early_rules import Point, interval, kept, overall, spearman, within_groups
-from regimes.study.early_runs import Ended, points_of
+from regimes.study.early_runs import Ended, _declared, points_of
+from regimes.study.early_signal import _promising
 
 BASE = rg.Regime(optimizer=rg.SGD(lr=0.2), batch_size=8, budget="40 steps")
 RATES = (0.002, 0.02, 0.01, 0.005, 0.05)
@@ -184,7 +185,9 @@ def test_what_is_read_is_the_mean_over_the_second_half_of_the_steps_up_to_then(f
                 ]
                 final.append(np.mean(ends))
             rhos.append(stats.spearmanr(early, final).statistic)
-        assert rg.early_signal(folder, metric, 0.5).correlation.rho == pytest.approx(np.mean(rhos), abs=1e-14)
+        assert rg.early_signal(folder, metric, 0.5, prefer="lower").correlation.rho == pytest.approx(
+            np.mean(rhos), abs=1e-14
+        )
     turned = rg.early_signal(folder, at=0.5, prefer="higher").correlation.rho
     assert turned == -rg.early_signal(folder, at=0.5).correlation.rho
 
@@ -221,6 +224,8 @@ def test_the_command_says_the_same(folder):
         str(folder),
         "--metric",
         "gradient_norm",
+        "--prefer",
+        "lower",
         "--at",
         "0.5",
         "--keep",
@@ -228,7 +233,7 @@ def test_the_command_says_the_same(folder):
         "--within",
         "batch_size",
     ]
-    found = rg.early_signal(folder, "gradient_norm", 0.5, keep=[0.5], within="batch_size")
+    found = rg.early_signal(folder, "gradient_norm", 0.5, prefer="lower", keep=[0.5], within="batch_size")
     assert json.loads(run.invoke(group, [*words, "--json"]).stdout) == json.loads(json.dumps(found.to_dict()))
     said = run.invoke(group, words).output
     assert said.rstrip("\n") == str(found)
@@ -270,3 +275,40 @@ def test_too_few_and_mixed_runs_are_refused(folder, tmp_path):
     other = rg.run(rg.workloads.load("digits_mlp"), BASE, 0, out=tmp_path / "digits", progress=False)
     with pytest.raises(DeclarationError, match="got runs of digits_mlp, quadratic; allowed: of one workload"):
         rg.early_signal([*few, other])
+
+
+def test_which_values_are_promising_is_declared_or_has_to_be_said(tmp_path):
+    """Of an accuracy a study says it; a small one early was taken for promising once."""
+    arms = {f"lr {lr:g}": BASE.but({"optimizer.lr": lr, "budget": "40 steps"}) for lr in (1e-4, 1e-3, 0.01, 0.1)}
+    work = rg.workloads.load("digits_mlp")
+    study = rg.compare(
+        work, arms, metric="val/acc", better="higher", margin=0.01, seeds=2, assume="normal", validate="10%", out=tmp_path / "s",
+        progress=False,
+    )  # fmt: skip
+    asked = {"metric": "val/acc", "at": 0.5, "final": "val/acc"}
+    said = rg.early_signal(study, **asked, better="higher", prefer="higher")
+    assert said.correlation.rho > 0.5
+    for runs in (study, tmp_path):
+        found = rg.early_signal(runs, **asked)
+        assert (found.prefer, found.better, found.correlation) == ("higher", "higher", said.correlation)
+    assert rg.early_signal(study, **(asked | {"final": "val/loss"})).prefer == "higher"
+    assert rg.early_signal(study, "loss", 0.5, final="val/acc").prefer == "lower"
+    # Runs alone say nothing, but what the final metric's direction says of the same metric.
+    alone = sorted(path.parent for path in tmp_path.rglob("run.json"))
+    assert rg.early_signal(alone, **asked, better="higher").prefer == "higher"
+    assert rg.early_signal(alone, **(asked | {"final": "test/acc"}), better="higher").prefer == "higher"
+    with pytest.raises(DeclarationError, match="better: got None"):
+        rg.early_signal(alone, **asked)
+    with pytest.raises(DeclarationError, match="prefer: got None; .*as nothing says which val/acc is promising"):
+        rg.early_signal(alone, **(asked | {"final": "val/loss"}))
+
+
+def test_studies_that_do_not_agree_declare_no_direction():
+    asked = [{"metric": "val/acc", "better": word} for word in ("higher", "lower")] + [
+        {"metric": "m", "better": "higher"}
+    ]
+    assert _declared(asked) == {"m": "higher"}
+    # What is said of the very metric counts before what is said of it on other data.
+    assert _promising("val/acc", {"val/acc": "higher", "test/acc": "lower"}) == "higher"
+    with pytest.raises(DeclarationError, match="prefer: got None"):
+        _promising("train/acc", {"val/acc": "higher", "test/acc": "lower"})

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import regimes as rg
 from regimes.core.errors import RegimesError
@@ -15,6 +16,7 @@ from regimes.study.arms import Arm
 from regimes.study.choice import choose
 from regimes.study.facts import facts_of
 from regimes.study.judge import judge, repeats
+from regimes.study.looks import Looks
 from regimes.study.own import Own
 from regimes.study.ranges import points, times
 from regimes.study.table import text
@@ -74,6 +76,23 @@ def without(values, *places):
     found = np.array(values, dtype=float)
     found[list(places)] = NAN
     return found
+
+
+# -- the family --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("looks", [None, Looks.up_to(8, 0.95, 4)])
+def test_intervals_hold_together_over_the_arms_that_are_judged_or_were_planned(looks):
+    """Two arms are there; a study that looks early had planned for four, and each look spends a share of the error."""
+    asked = design()
+    asked.looks = looks
+    a, b = BASE - np.linspace(0.2, 0.3, 8), BASE + np.linspace(0.0, 0.2, 8) ** 2
+    found = comparison(judged(asked, base=BASE, a=a, b=b))
+    alpha = 0.05 / 2 if looks is None else (1 - looks.level_at(8)) / 4
+    told = stats.ttest_rel(BASE, a).confidence_interval(1 - alpha)
+    assert (found["low"], found["high"]) == pytest.approx((told.low, told.high), abs=1e-12)
+    if looks is not None:
+        assert comparison(judged(asked, base=BASE[:5], a=a[:5])) is None  # no look was planned there
 
 
 # -- divergence ------------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """One run each: never a verdict; sentences that are true as often as they say, and ladders that cover."""
 
+import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,8 +10,13 @@ from scipy import stats
 
 import regimes as rg
 from regimes.core.errors import DeclarationError
-from regimes.study.ladder import Rung, agreement, extrapolated
-from regimes.study.one_run import Noise, noise_of
+from regimes.study.arms import Arm
+from regimes.study.ladder import Ladder
+from regimes.study.one_run import Noise, lender_of, noise_of
+from regimes.study.own import Own
+from regimes.study.tasks import Outcome, Task
+from regimes.study.trends import Rung, agreement, extrapolated
+from regimes.study.verdicts import improvement, rank_diverged
 
 BASE = rg.Regime(optimizer=rg.SGD(lr=0.2), batch_size=8, budget="12 steps")
 ARMS = {"base": BASE, "slow": BASE.but({"optimizer.lr": 0.1})}
@@ -66,6 +73,100 @@ def test_what_cannot_lend_is_refused(tmp_path):
     few = compared(tmp_path, "few", seeds=3, assume="normal").to_dict()
     lamp = next(lamp for lamp in few["lamps"] if lamp["name"] == "enough seeds")
     assert not lamp["ok"]
+
+
+def lending(name, values, base=(2.0, 2.2, 2.1, 2.3), seeds=None, **others):
+    """Facts of a study that could lend: arms by name against a baseline."""
+    arms = [{"name": "base", "values": list(base)}, *({"name": n, "values": list(v)} for n, v in values.items())]
+    facts = {"name": name, "baseline": "base", "better": "lower", "metric": "val/loss", "paired": True, "arms": arms}
+    setting = {"name": "work", "fingerprint": "d1", "scale": "5 parameters, 12 steps"}
+    return facts | {"seeds": list(range(len(base))), "workload": setting} | others
+
+
+SUBJECT = SimpleNamespace(
+    name="work", fingerprint=lambda: {"train": "d1"}, facts=lambda budget: {"scale": f"5 parameters, {budget}"}
+)
+DESIGN = SimpleNamespace(metric="val/loss", better="lower", budget="12 steps")
+
+
+def placed(folder, *studies):
+    for facts in studies:
+        (folder / facts["name"]).mkdir()
+        (folder / facts["name"] / "study.json").write_text(json.dumps(facts))
+    return folder / "mine"
+
+
+def test_noise_has_the_degrees_of_freedom_of_the_arm_that_has_fewest():
+    long = lending("s", {"a": [2.1, 2.0, 2.3, 2.2], "b": [1.9, None, 2.2, 2.0]})
+    assert (noise_of(long).df, noise_of(long, "a").df, noise_of(long, "b").df) == (2, 3, 2)
+    assert "(3 seeds of s)" in noise_of(long).where
+    assert noise_of(long, "c").where.endswith("(3 seeds of s, its other arms)")
+    sds = [np.std(np.subtract(base, arm), ddof=1) for base, arm in (
+        ([2.0, 2.2, 2.1, 2.3], [2.1, 2.0, 2.3, 2.2]), ([2.0, 2.1, 2.3], [1.9, 2.2, 2.0]),
+    )]  # fmt: skip
+    assert noise_of(long).sd == pytest.approx(np.sqrt(np.mean(np.square(sds))), rel=1e-12)
+    assert noise_of(lending("s", {"a": [2.1, None, None, 2.2]})) is None
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[2.0, 2.2, 2.1, 2.3], [2.5, 2.7, 2.6, 2.8]],
+    ids=["equal to the baseline", "the same difference on every seed"],
+)
+def test_seeds_that_changed_nothing_lend_nothing(tmp_path, values):
+    """An sd of 0 made every difference "far above the noise"."""
+    still = lending("still", {"a": values})
+    assert noise_of(still) is None
+    with pytest.raises(DeclarationError, match="noise: has no 3 paired seeds .* and changed something"):
+        lender_of(Lending(still), None, SUBJECT, DESIGN)
+    assert lender_of(None, placed(tmp_path, still), SUBJECT, DESIGN) is None
+    repeated = lending("repeated", {"a": [2.0, 2.1, 2.4, 2.0]})
+    assert noise_of(repeated) is not None
+    repeated["arms"][1]["repeats"] = True
+    assert noise_of(repeated) is None
+    mixed = lending("mixed", {"a": values, "b": [2.1, 2.0, 2.3, 2.2]})
+    assert noise_of(mixed, "a").where.endswith("(4 seeds of mixed, its other arms)")
+
+
+class Lending:
+    def __init__(self, facts):
+        self.to_dict = lambda: facts
+
+
+def test_of_studies_beside_the_one_with_most_seeds_of_the_same_setting_lends(tmp_path):
+    more = (2.0, 2.2, 2.1, 2.3, 2.2, 2.0)
+    few = lending("a-few", {"a": [2.1, 2.0, 2.3, 2.2]})
+    many = lending("b-many", {"a": [2.1, 2.0, 2.3, 2.2, 2.4, 2.1]}, more)
+    seeming = lending("c-seeming", {"a": [2.1, 2.0, 2.3, None, None, None]}, more)  # six seeds, three pairs
+    mine = placed(tmp_path, few, many, seeming)
+    assert lender_of(None, mine, SUBJECT, DESIGN).lend("a")["where"] == "5 parameters, 12 steps (6 seeds of b-many)"
+    assert lender_of(None, None, SUBJECT, DESIGN) is None
+    (tmp_path / "b-many" / "study.json").unlink()
+    assert lender_of(None, mine, SUBJECT, DESIGN).lend("a")["df"] == 3
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"name": "else"}, " of else, not of work"),
+        ({"fingerprint": "d2"}, ", on other data than these"),
+        ({"scale": "5 parameters, 24 steps"}, ", another scale than this"),
+    ],
+)
+def test_noise_of_another_setting_is_lent_only_where_it_is_named_and_says_so(tmp_path, other, said):
+    facts = lending("s", {"a": [2.1, 2.0, 2.3, 2.2]})
+    facts["workload"] |= other
+    assert lender_of(None, placed(tmp_path, facts), SUBJECT, DESIGN) is None
+    lent = lender_of(tmp_path / "s", None, SUBJECT, DESIGN).lend("a")
+    assert lent["where"] == f"{facts['workload']['scale']} (4 seeds of s){said}"
+    for wrong, text in (
+        ({"metric": "val/acc"}, "noise: is of val/acc"),
+        ({"better": "higher"}, "noise: takes higher val/loss"),
+    ):
+        with pytest.raises(DeclarationError, match=text):
+            lender_of(Lending(facts | wrong), None, SUBJECT, DESIGN)
+        (tmp_path / "s" / "study.json").write_text(json.dumps(lending("s", {"a": [2.1, 2.0, 2.3, 2.2]}) | wrong))
+        assert lender_of(None, tmp_path / "mine", SUBJECT, DESIGN) is None
 
 
 @pytest.mark.parametrize("seeds", [4, 8, 30])
@@ -137,3 +238,69 @@ def test_a_ladder_of_real_runs_says_gaps_and_agreement(tmp_path):
         with pytest.raises(DeclarationError) as caught:
             rg.ladder(None, ARMS, **{"sizes": [1, 2, 3], "seeds": [6, 3, 1], "margin": 0.1} | asked)
         assert str(caught.value).startswith(said)
+
+
+# -- ladders with runs that diverged --------------------------------------------------------------------------------------
+
+
+def study_of(base, arm, better="lower", margin=0.1, failed=False):
+    """A study of two arms, judged by the judge; None diverged."""
+    given = {"base": base, "a": arm}
+    design = SimpleNamespace(
+        metric="val/loss", tuning_metric="val/loss", better=better, level=0.95, baseline="base", margin=margin, trials=0,
+        seeds=range(len(base)), ranges={}, equal="steps", budget="12 steps", paired=True, looks=None,
+    )  # fmt: skip
+    arms = [
+        Arm(name, BASE, BASE, [
+            Outcome(Task(name, BASE, seed), {"val/loss": math.nan if v is None else v}, [], [], {}, 12, 96, 1.0, "", False,
+                    failure="disk full" if failed and name == "a" and seed == 0 else None)
+            for seed, v in enumerate(values)
+        ], [])
+        for name, values in given.items()
+    ]  # fmt: skip
+    return rg.Study.of(design, "s", Own(rg.workloads.load("quadratic"), {}), arms, None, None, [])
+
+
+GOOD = study_of([2.0, 2.2, 2.1, 2.3], [1.5, 1.8, 1.6, 1.7])
+
+
+@pytest.mark.parametrize(("better", "sign"), [("lower", 1), ("higher", -1)])
+def test_a_run_that_diverged_counts_as_worst_on_its_rung_and_is_said(better, sign):
+    """It was dropped with its pair: an arm that failed on three of four seeds had the gap of the fourth."""
+    base, arm = [2.0, 2.2, 2.1, 2.3], [1.5, None, None, None]
+    signed = [None if v is None else sign * v for v in arm]
+    lost = study_of([sign * v for v in base], signed, better)
+    rungs = Ladder([1e5], [lost], 0.95).rungs("a")
+    ranked = rank_diverged([math.nan if v is None else v for v in signed], [sign * v for v in base], better, 0.1)
+    gains = improvement(ranked.arm, ranked.baseline, better)
+    assert (rungs[0].gap, rungs[0].n, rungs[0].diverged) == (pytest.approx(gains.mean(), abs=1e-12), 4, 3)
+    assert rungs[0].gap == pytest.approx(lost.to_dict()["arms"][1]["comparison"]["difference"])
+    assert rungs[0].gap < 0
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_no_trend_is_drawn_through_runs_that_diverged(place):
+    lost = study_of([2.0, 2.2, 2.1, 2.3], [1.5, None, 1.6, 1.7])
+    studies = [GOOD, GOOD, GOOD]
+    assert Ladder([1, 2, 4], studies, 0.95).agreement("a") is not None
+    studies[place] = lost
+    found = Ladder([1, 2, 4], studies, 0.95)
+    assert found.agreement("a") is None
+    assert f"at {2**place} in rank (4 seeds, 1 of 8 runs diverged)" in str(found)
+    assert str(found).endswith("; runs that diverged count as worst, which has a rank and no size: no trend")
+    assert found.to_dict()["arms"]["a"]["rungs"][place]["diverged"] == 1
+    for judged in (agreement, lambda rungs: extrapolated(rungs, 8)):
+        with pytest.raises(ValueError, match="got one whose runs diverged"):
+            judged(found.rungs("a"))
+
+
+def test_a_size_at_which_nothing_ended_or_a_run_failed_has_no_gap():
+    nothing = study_of([None] * 4, [None] * 4)
+    assert "no number at 2 in rank (4 seeds, 8 of 8 runs diverged)" in str(
+        Ladder([1, 2, 4], [GOOD, nothing, GOOD], 0.95)
+    )
+    failed = study_of([2.0, 2.2, 2.1, 2.3], [None, 1.8, 1.6, 1.7], failed=True)
+    found = Ladder([1, 2, 4, 8], [GOOD, GOOD, GOOD, failed], 0.95)
+    assert [rung.size for rung in found.rungs("a")] == [1, 2, 4]
+    assert found.agreement("a") is None  # not that of the sizes that are left
+    assert str(found).endswith("; not judged at 8, where runs failed: no trend")

@@ -111,6 +111,13 @@ def test_tails_share_their_beginning_and_differ_after_it(tmp_path):
         for n in range(3)
     ]
     assert all(found[:24] == parent.records[:24] and found[24:] != parent.records[24:] for found in rows)
+    # The first fork has the seed after the run's: on the run's own it would be the run again, and no noise.
+    assert found.values == tuple(
+        rg.fork(parent, at=24, seed=parent.seed + 1 + n, out=tmp_path / f"again-{n}", progress=False).metrics[
+            "test/loss"
+        ]
+        for n in range(3)
+    )
     assert found.sd == pytest.approx(np.std([found.value, *found.values], ddof=1))
     assert "a lower bound on the noise of a run, as the first 80% is shared" in str(found)
     assert rg.late_forks(parent, forks=3, out=tmp_path / "forks") == found

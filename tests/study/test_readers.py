@@ -89,7 +89,7 @@ def test_the_command_takes_a_pattern_and_a_word_on_unfinished_runs(tmp_path):
              "--pattern", r"(?P<opt>\w+)-s(?P<seed>\d+)"]  # fmt: skip
     refused = CliRunner().invoke(group, words)
     assert refused.exit_code == 2
-    assert "unfinished: some runs did not end as they should: muon-s5 (wandb calls it crashed); say" in refused.output
+    assert "--unfinished: some runs did not end as they should: muon-s5 (wandb calls it crashed); say" in refused.output
     used = CliRunner().invoke(group, [*words, "--unfinished", "used", "--json"])
     facts = json.loads(used.output)
     assert facts["sentence"].split(" in ")[0] == told(rg.verdict(TABLE, **ASKED, step="step"))[0].split(" in ")[0]
@@ -97,7 +97,9 @@ def test_the_command_takes_a_pattern_and_a_word_on_unfinished_runs(tmp_path):
         "did not end as they should, and are judged at what there is: muon-s5 (wandb calls it crashed)"
         in facts["notes"]
     )
-    left = json.loads(CliRunner().invoke(group, [*words, "--unfinished", "missing", "--json"]).output)
+    left = json.loads(
+        CliRunner().invoke(group, [*words, "--unfinished", "missing", "--assume", "normal", "--json"]).output
+    )
     assert next(arm for arm in left["arms"] if arm["name"] == "muon")["comparison"]["pairs"] == 5
     assert "did not end as they should, and are left out: muon-s5 (wandb calls it crashed)" in left["notes"]
     with pytest.raises(DeclarationError, match="unfinished: got 'diverged'; allowed: 'used' or 'missing'"):
@@ -116,6 +118,19 @@ def test_a_chart_that_wandb_exports(tmp_path):
         out.writeheader()
         out.writerows(rows.values())
     same(file, pattern=r"(?P<opt>\w+)-s(?P<seed>\d+)")
+
+
+def test_an_export_of_runs_that_share_a_name_is_refused(tmp_path):
+    """The state of one was told of the other: a run that had finished was left out, or a crashed one judged."""
+    file = tmp_path / "export.csv"
+    file.write_text("Name,State,opt,val/loss\ntrain,finished,sgd,2.0\ntrain,crashed,muon,1.0\nother,finished,sgd,2.0\n")
+    with pytest.raises(DeclarationError, match="run 'train' stands in 2 rows, and nobody can say whose state is whose"):
+        read(file)
+    chart = tmp_path / "chart.csv"
+    columns = ["a - loss", "a - loss__MIN", "a - loss__MAX"]
+    chart.write_text(",".join(["Step", *columns, *columns]) + "\n5,1,1,1,2,2,2\n")
+    with pytest.raises(DeclarationError, match="its first line names column 'a - loss' 2 times"):
+        read(chart)
 
 
 # -- transformers --------------------------------------------------------------------------------------------------
@@ -190,6 +205,65 @@ def test_event_files(tmp_path):
     assert read(tmp_path / "muon-s5").rows[0]["run"] == "muon-s5"
 
 
+def points_of(folder):
+    return {row["step"]: row["val/loss"] for row in read(folder).rows if "val/loss" in row}
+
+
+def scalars(folder, values, **asked):
+    """One event file of scalars; its time is in its name, in seconds."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    number = len(list(folder.glob("*tfevents*")))
+    with SummaryWriter(folder, filename_suffix=f".{number}", **asked) as writer:
+        for (tag, step), value in values.items():
+            writer.add_scalar(tag, value, step)
+    for file in folder.glob(f"*.{number}"):
+        file.rename(folder / f"events.out.tfevents.{number}")
+
+
+def test_event_files_of_a_restart_are_read_as_tensorboard_does(tmp_path):
+    accumulators = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="extra 'track' is not installed"
+    )
+    scalars(tmp_path, {("val/loss", step): float(step) for step in range(1, 7)})
+    scalars(tmp_path, {("val/loss", 4): 40.0}, purge_step=4)
+    theirs = accumulators.EventAccumulator(str(tmp_path)).Reload().Scalars("val/loss")
+    assert [event.step for event in theirs] == [1, 2, 3, 4]
+    assert points_of(tmp_path) == {1: 1.0, 2: 2.0, 3: 3.0, 4: 40.0}
+    assert read(tmp_path).notes == ()
+
+
+def test_a_run_that_was_begun_again_in_its_folder_is_not_mixed_with_the_one_before(tmp_path):
+    """Without a word on the restart TensorBoard draws both; the old end was judged as the new run's once."""
+    pytest.importorskip("tensorboard", reason="extra 'track' is not installed")
+    scalars(
+        tmp_path, {("val/loss", step): float(step) for step in range(1, 7)} | {("loss", step): 0.0 for step in range(9)}
+    )
+    scalars(tmp_path, {("val/loss", 1): 10.0, ("val/loss", 2): 20.0})
+    assert points_of(tmp_path) == {1: 10.0, 2: 20.0}
+    assert [row["step"] for row in read(tmp_path).rows if "loss" in row] == list(
+        range(9)
+    )  # a curve that nobody began again
+    (note,) = read(tmp_path).notes
+    assert note.endswith("was written by several event files, of which the last counts: val/loss from step 1 on")
+    scalars(tmp_path, {("val/loss", 3): 30.0})  # goes on where the one before ended
+    assert points_of(tmp_path) == {1: 10.0, 2: 20.0, 3: 30.0}
+    assert "val/loss from step 1 on" in read(tmp_path).notes[0]
+
+
+def test_text_among_hyperparameters_stays_text(tmp_path):
+    pytest.importorskip("tensorboard", reason="extra 'track' is not installed")
+    from torch.utils.tensorboard import SummaryWriter
+
+    for last in ("old", "12e3456"):
+        with SummaryWriter(tmp_path / "a", filename_suffix=f".{last}") as writer:
+            writer.add_hparams({"commit": last, "lr": 0.5}, {}, run_name=".")
+            writer.add_scalar("val/loss", 1.0, 1)
+        for file in (tmp_path / "a").glob(f"*.{last}"):
+            file.rename(tmp_path / "a" / f"events.out.tfevents.{'0' if last == 'old' else '1'}")
+    assert {(row["commit"], row["lr"]) for row in read(tmp_path).rows} == {("12e3456", 0.5)}
+
+
 def test_hyperparameters_in_event_files(tmp_path):
     pytest.importorskip("tensorboard", reason="extra 'track' is not installed")
     from torch.utils.tensorboard import SummaryWriter
@@ -223,6 +297,7 @@ def test_mlflow_stores(mlflow, tmp_path, store):
     for (opt, seed), course in CURVES.items():
         run = client.create_run(experiment, run_name=f"r-{opt}-{seed}").info.run_id
         client.log_param(run, "opt", opt)
+        client.log_param(run, "commit", "12e3456")
         client.log_param(run, "seed", seed)
         client.log_metric(run, "val/loss", 77.0, step=10, timestamp=1)  # logged again after a restart: the last counts
         for step, value in course.items():
@@ -230,6 +305,7 @@ def test_mlflow_stores(mlflow, tmp_path, store):
         client.set_terminated(run, "FINISHED")
     same(place)
     same(tmp_path)
+    assert {row["commit"] for row in read(place).rows} == {"12e3456"}
     client.set_terminated(run, "FAILED")
     with pytest.raises(DeclarationError, match=r"r-muon-5 \(mlflow calls it FAILED\)"):
         rg.verdict(place, **ASKED)
@@ -238,7 +314,7 @@ def test_mlflow_stores(mlflow, tmp_path, store):
     assert read(place).unfinished == {"r-muon-5": "mlflow calls it FAILED", "begun": "mlflow calls it RUNNING"}
     client.delete_run(empty)
     client.delete_run(run)
-    assert rg.verdict(place, **ASKED).to_dict()["arms"][1]["comparison"]["pairs"] == 5
+    assert rg.verdict(place, **ASKED, assume="normal").to_dict()["arms"][1]["comparison"]["pairs"] == 5
 
 
 # -- wandb ---------------------------------------------------------------------------------------------------------

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,15 @@ progress = click.option("--progress/--no-progress", default=None, help="Show pro
 
 
 @contextlib.contextmanager
-def given_as(**options: Any) -> Iterator[None]:
-    """Inside, what is refused of a value that an option gave is said of the option, not of the file.
+def given_as(argument: str | None = None, /, **options: Any) -> Iterator[None]:
+    """Inside, what is refused is said in the words of the command line: of an option, not of a file or of an argument.
+
+    A file's own key keeps its name and line, unless an option gave the value.
 
     Parameters
     ----------
+    argument : str, optional
+        The key that the command's argument, which is no option, replaces.
     **options
         The values of options, by the key that they replace; None where an option was not given.
     """
@@ -105,12 +110,52 @@ def given_as(**options: Any) -> Iterator[None]:
 
     try:
         yield
-    except DeclarationError as why:
-        for problem in why.problems if isinstance(why, FileErrors) else [why]:
+    except FileErrors as why:
+        for problem in why.problems:
             key = problem.key.split(".")[-1]
             if options.get(key) is not None:
-                raise DeclarationError(problem.message, f"--{key}") from None
+                raise DeclarationError(in_options(problem.message, options), _option(key)) from None
         raise
+    except DeclarationError as why:
+        key = why.key.split(".")[-1]
+        named = _option(key) if options.get(key) is not None or why.key in options else why.key
+        named = _argument() if why.key and why.key == argument else named
+        raise DeclarationError(in_options(why.message, options), named) from why.__cause__
+
+
+def in_options(message: str, names: Iterable[str]) -> str:
+    """Return a sentence whose Python arguments are written as options.
+
+    Examples
+    --------
+    >>> in_options("name the column of the steps (step=), or say assume='normal'; f(1, step=2)", ["step", "assume"])
+    'name the column of the steps (--step), or say --assume normal; f(1, step=2)'
+    """
+    written = "|".join(map(re.escape, names))
+    # Only words that stand alone: what was got, a call for example, is shown as it is.
+    found = rf"(?<!\S)(\(?)({written})=(?:'([\w./-]*)'|([\w./-]*))(?![\w(=])"
+    parts = re.split(r"(\b\w+\([^()]*\))", message)
+    return "".join(
+        part
+        if place % 2
+        else re.sub(found, lambda m: " ".join(filter(None, [m[1] + _option(m[2]), m[3] or m[4]])), part)
+        for place, part in enumerate(parts)
+    )
+
+
+def _option(key: str) -> str:
+    """How a person writes an argument of the command that is running."""
+    context = click.get_current_context(silent=True)
+    for parameter in () if context is None else context.command.params:
+        if parameter.name == key and isinstance(parameter, click.Option):
+            return max(parameter.opts, key=len)
+    return f"--{key.replace('_', '-')}"
+
+
+def _argument() -> str:
+    """The name, in its usage, of what the command that is running is given without an option."""
+    found = [one for one in click.get_current_context().command.params if isinstance(one, click.Argument)]
+    return found[0].human_readable_name
 
 
 @contextlib.contextmanager

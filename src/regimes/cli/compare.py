@@ -64,7 +64,7 @@ def command(
     again = _command(file, out, workers, edits, track)
     with (
         common.continued_by(again),
-        common.given_as(seeds=seeds, out=out, workers=workers, track=track or None),
+        common.given_as(out=out, workers=workers, track=track or None, **given),
         found.located(""),
     ):
         study = study_compare.compare(

@@ -23,6 +23,9 @@ from regimes.cli import common
 @click.option("--nan", type=click.Choice(["diverged", "missing"]), help="What a NaN means.")
 @click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Only these rows. Repeatable.")
 @click.option("--noise", metavar="STUDY", help="Of one run each: a study whose noise they are held against.")
+@click.option(
+    "--assume", type=click.Choice(["normal"]), help="Allow fewer seeds than a test without assumptions needs."
+)
 @click.option("--pattern", metavar="REGEX", help=r"Columns out of runs' names: '(?P<opt>\w+)-s(?P<seed>\d+)'.")
 @click.option("--unfinished", type=click.Choice(["used", "missing"]), help="What is done with runs that did not end.")
 @click.option("--out", metavar="DIR", help="Write the study and its report into a folder.")
@@ -35,7 +38,7 @@ def command(path: str, where: tuple[str, ...], at: str | None, as_json: bool, **
     trainer_state.json of transformers; a pattern in quotes takes all that it finds.
     """
     from regimes.core.errors import DeclarationError
-    from regimes.study.foreign.rows import cell
+    from regimes.study.foreign.rows import number_of
     from regimes.study.foreign.verdict import verdict
 
     chosen = {}
@@ -43,9 +46,9 @@ def command(path: str, where: tuple[str, ...], at: str | None, as_json: bool, **
         column, sign, value = text.partition("=")
         if not sign:
             raise DeclarationError(f"got '{text}'; allowed: COLUMN=VALUE", "--where")
-        chosen[column] = cell(value)
-    place = at if at in (None, "last", "common") else cell(at)
-    with common.given_as(at=at, **asked):
+        chosen[column] = value
+    place = at if at in (None, "last", "common") else number_of(at)
+    with common.given_as("frame", where=chosen, at=at, **asked):
         study = verdict(path, where=chosen, at=place, **asked)
     page = None if asked["out"] is None else study.report()
     if as_json:

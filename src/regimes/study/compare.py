@@ -100,7 +100,8 @@ def compare(
         With ``until="decided"``: no seeds are begun that would take the study beyond this time, such as "30 min".
     noise : Study or path, optional
         Of one run each (``seeds=1``), which is no verdict: a study of several seeds, a smaller one for example, whose
-        paired noise the differences are held against. Default: one beside `out` of the same workload and metric.
+        paired noise the differences are held against. Default: one beside `out` of the same setting: workload, data,
+        size, budget and metric.
     assume : "normal", optional
         Allow fewer seeds than a test without assumptions needs: verdicts then rest on paired differences that are
         normally distributed.
@@ -175,7 +176,7 @@ def compare(
             )
         lender = None
         if len(design.seeds) == 1:
-            lender = lender_of(noise, folder, subject.name, design.metric, design.better)
+            lender = lender_of(noise, folder, subject, design)
         elif noise is not None:
             raise DeclarationError("is lent to one run each alone; allowed beside seeds=1", "noise")
         live = Live(design, name, progress)

@@ -15,7 +15,7 @@ from regimes.study.halving import FINALISTS, Halving
 from regimes.study.looks import Looks
 from regimes.study.ranges import Range
 from regimes.study.search import Search
-from regimes.study.subject import Subject
+from regimes.study.subject import Described, Subject
 from regimes.study.tasks import TUNING_SEED
 
 #: Seeds of a study that says nothing about them: all of one that runs to its end, the most of one that may stop.
@@ -88,7 +88,7 @@ class Design:
         """Tuning trials of each arm."""
         return self.search.trials
 
-    def record(self, subject: Subject, arms: Mapping[str, Any]) -> dict[str, Any]:
+    def record(self, subject: Described, arms: Mapping[str, Any]) -> dict[str, Any]:
         """Return the question as plain data: studies with equal ones are the same study."""
         own = ("baseline", "metric", "better", "margin", "equal", "level", "budget")
         return (
@@ -138,8 +138,7 @@ def design_of(
         raise DeclarationError(f"got {show(until)}; allowed: 'decided', 'halved', or nothing", "until")
     halving = _halving(len(arms) - 1, tune, trials) if until == "halved" else None
     listed = _seeds((MOST_SEEDS if until == "decided" else SEEDS) if seeds is None else seeds)
-    if assume not in (None, "normal"):
-        raise DeclarationError(f"got {show(assume)}; allowed: 'normal', or nothing", "assume")
+    check_assume(assume)
     if not assume and (len(listed) != 1 or until):  # one run each is no verdict, and is never called one
         try:
             statistics.refuse_too_few(len(listed), FINALISTS if halving else len(arms) - 1, level)
@@ -208,6 +207,18 @@ def check_better(metric: str, better: str | None) -> str:
     if better not in ("lower", "higher"):
         raise DeclarationError(f"got {show(better)}; allowed: 'lower' or 'higher'", "better")
     return better
+
+
+def check_assume(assume: Any) -> None:
+    """Refuse a word on how differences are distributed that is none.
+
+    Raises
+    ------
+    DeclarationError
+        Anything but "normal" and None.
+    """
+    if assume not in (None, "normal"):
+        raise DeclarationError(f"got {show(assume)}; allowed: 'normal', or nothing", "assume")
 
 
 def is_number(value: Any) -> bool:

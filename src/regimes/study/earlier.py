@@ -5,12 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from regimes.core.errors import DeclarationError
 from regimes.engine.folder import read_json, write_json
 
 #: What a folder holds of one study; its runs are shared, each under its own key.
 _FILES = ("study.json", "report.html", "design.json")
 #: Under which name a design notes the numbers of seeds at which it had been judged before.
 _LOOKED = "judged_before_at"
+#: What it costs to add seeds to a study whose verdict is known; said before it is done, and after.
+PRICE = (
+    "whoever adds seeds until a verdict comes finds false ones more often than the level says (simulated: 15% instead of "
+    "5% for a few additions)"
+)
+
+
+def to_decide(seeds: int) -> str:
+    """Return what keeps the level, to be said wherever more seeds are spoken of.
+
+    Parameters
+    ----------
+    seeds : int
+        How many a new study would need.
+    """
+    return (
+        f"to decide: {PRICE}; a new study on {seeds} seeds that were not used here keeps the level, and so does one that "
+        "looks by plan from the start (until decided)"
+    )
 
 
 def make_room(folder: Path, record: dict[str, Any]) -> str | None:
@@ -45,6 +65,29 @@ def make_room(folder: Path, record: dict[str, Any]) -> str | None:
     return "; ".join(filter(None, [kept, _peeked(looked)]))
 
 
+def refuse_other(folder: Path, record: dict[str, Any]) -> None:
+    """Refuse a folder that holds another study than the one that is to be written: of runs that others made there is
+    nothing to share, and nothing that a move beside would save.
+
+    Raises
+    ------
+    DeclarationError
+        Naming what differs.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise DeclarationError(f"got '{folder}', which is a file; allowed: a folder, new or of a study", "out")
+    if not (folder / "study.json").exists():
+        return
+    found = read_json(folder / "design.json") if (folder / "design.json").exists() else {}
+    differing = _differing(found, record) if found.get("seeds") in (None, record["seeds"]) else ["seeds"]
+    if differing:
+        raise DeclarationError(
+            f"got '{folder}', which holds another study ({'; '.join(differing)}); allowed: a new folder, or that of this "
+            "very study",
+            "out",
+        )
+
+
 def _looked_at(old: dict[str, Any], new: dict[str, Any], differing: list[str]) -> list[int]:
     """At which numbers of seeds the same question was judged before, where seeds have been added since."""
     if not old or any(not said.startswith("looks: ") for said in differing):
@@ -59,10 +102,7 @@ def _peeked(looked: list[int]) -> str | None:
     if not looked:
         return None
     times = " and ".join([", ".join(map(str, looked[:-1])), str(looked[-1])] if len(looked) > 1 else [str(looked[0])])
-    return (
-        f"it was judged at {times} seeds before more were added: whoever adds seeds until a verdict comes finds false ones "
-        "more often than the level says (simulated: 15% instead of 5% for a few additions); until='decided' looks legally"
-    )
+    return f"it was judged at {times} seeds before more were added: {PRICE}; until='decided' looks legally"
 
 
 def remember(folder: Path, record: dict[str, Any]) -> None:

@@ -39,8 +39,10 @@ class Ended:
         return cls(run.regime, run.seed, run.metrics, [row for row in rows if "trial" not in row])
 
 
-def ended_runs(runs: Any) -> tuple[list[Ended], list[str]]:
-    """Return the runs, and sentences on what was left out; see `regimes.study.early_signal`.
+def ended_runs(runs: Any) -> tuple[list[Ended], list[str], dict[str, str]]:
+    """Return the runs, sentences on what was left out, and which direction of a metric studies there declare as better.
+
+    See `regimes.study.early_signal`. Where studies do not agree on a direction, none is declared.
 
     Raises
     ------
@@ -61,7 +63,7 @@ def ended_runs(runs: Any) -> tuple[list[Ended], list[str]]:
                 "allowed: a folder with those of one",
                 "runs",
             )
-        return [Ended.of(run) for run in found.groups[0].runs], found.said
+        return [Ended.of(run) for run in found.groups[0].runs], found.said, _declared(found.questions)
     made: list[PastRun | RunResult] = []
     for one in runs:
         run = one if isinstance(one, RunResult) else past_run(Path(one), trials=True)
@@ -71,7 +73,15 @@ def ended_runs(runs: Any) -> tuple[list[Ended], list[str]]:
     kinds = {run.workload.name if isinstance(run, RunResult) else run.declared["workload"] for run in made}
     if len(kinds) > 1:
         raise DeclarationError(f"got runs of {', '.join(sorted(kinds))}; allowed: of one workload", "runs")
-    return [Ended.of(run) for run in made], []
+    return [Ended.of(run) for run in made], [], {}
+
+
+def _declared(questions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    found: dict[str, set[str]] = {}
+    for asked in questions:
+        if "metric" in asked and "better" in asked:
+            found.setdefault(asked["metric"], set()).add(asked["better"])
+    return {metric: words.pop() for metric, words in found.items() if len(words) == 1}
 
 
 def points_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class EarlySignal:
         ]
         if math.isnan(self.correlation.rho):
             nothing = f"all configurations have the same {self.metric} by then: it ranks nothing, and keeps by chance"
-            return "\n".join([said[0], f"{nothing}; read it later: at={min(2 * self.at, 0.9):.2g}"])
+            return "\n".join([said[0], f"{nothing}; read it later, after a share of {min(2 * self.at, 0.9):.2g}"])
         if self.path is not None:
             said.append(f"  within equal {self.path}: {self.within or 'too few configurations are equal there'}")
         return "\n".join([*said, *map(str, self.keeps), *(f"note: {note}" for note in self.notes)])
@@ -110,7 +110,7 @@ def early_signal(
     *,
     final: str = "val/loss",
     better: str | None = None,
-    prefer: str = "lower",
+    prefer: str | None = None,
     within: str | None = None,
     keep: Sequence[float] = (0.75, 0.5, 0.25),
 ) -> EarlySignal:
@@ -134,9 +134,10 @@ def early_signal(
     final : str
         A final metric. Default ``val/loss``.
     better : "lower" or "higher"
-        Default: lower for losses; must be said for anything else.
+        Default: what a study of these runs says of the metric, else lower for losses; must be said for anything else.
     prefer : "lower" or "higher"
-        Which early values are kept. Default lower.
+        Which early values are kept. Default: which are better, by the same rule; of the final metric's early values, on
+        whatever data, as `better`.
     within : str, optional
         A path of the regime, such as ``optimizer.lr``.
     keep : sequence of float
@@ -150,7 +151,8 @@ def early_signal(
     Raises
     ------
     DeclarationError
-        Fewer than four configurations, a metric that nobody recorded by then, runs that may not be compared.
+        Fewer than four configurations, a metric that nobody recorded by then, or whose direction nobody says, runs that
+        may not be compared.
     ResumeError
         If there are no runs.
 
@@ -178,15 +180,24 @@ def early_signal(
     >>> round(found.correlation.rho, 2), found.keeps[0].dropped, found.keeps[0].sweeps
     (1.0, 0, 3)
     """
-    if prefer not in ("lower", "higher"):
+    if prefer not in (None, "lower", "higher"):
         raise DeclarationError(f"got {show(prefer)}; allowed: 'lower' or 'higher'", "prefer")
     if not is_number(at) or not 0 < at < 1:
         raise DeclarationError(f"got {show(at)}; allowed: a share of the steps, above 0 and below 1", "at")
     if isinstance(keep, str) or not keep or not all(is_number(share) and 0 < share <= 1 for share in keep):
         raise DeclarationError(f"got {show(keep)}; allowed: shares above 0, at most 1", "keep")
-    direction = check_better(final, better)
-    ended, notes = ended_runs(runs)
-    points, said = points_of(ended, metric, at, final, (prefer, direction), within)
+    if better is not None:
+        check_better(final, better)
+    ended, notes, declared = ended_runs(runs)
+    direction = check_better(final, better or declared.get(final))
+    try:
+        promising = prefer or _promising(metric, declared | {final: direction})
+    except DeclarationError:
+        points_of(
+            ended, metric, at, final, ("lower", direction), within
+        )  # a metric that is not there is refused as such
+        raise
+    points, said = points_of(ended, metric, at, final, (promising, direction), within)
     configurations = {point.configuration for point in points}
     sweeps = sweeps_of(points)
     if not sweeps:
@@ -197,10 +208,19 @@ def early_signal(
     if len(used) < len(configurations):
         said.append(f"left out: {len(configurations) - len(used)} configurations that share no seed with enough others")
     return EarlySignal(
-        metric, final, float(at), prefer, direction, len(used), len(sweeps), overall(sweeps),
+        metric, final, float(at), promising, direction, len(used), len(sweeps), overall(sweeps),
         None if within is None else within_groups(sweeps), within,
         tuple(kept(sweeps, float(share), float(at)) for share in keep), (*notes, *said),
     )  # fmt: skip
+
+
+def _promising(metric: str, declared: Mapping[str, str]) -> str:
+    """Which early values promise a good end: those that are better, as a metric's direction is declared."""
+    alike = {better for name, better in declared.items() if name.partition("/")[2] == metric.partition("/")[2] != ""}
+    try:
+        return check_better(metric, declared.get(metric) or (alike.pop() if len(alike) == 1 else None))
+    except DeclarationError as why:
+        raise DeclarationError(f"{why.message}, as nothing says which {metric} is promising", "prefer") from None
 
 
 def _finite(value: Any) -> Any:

@@ -11,7 +11,7 @@ from regimes.core.errors import DeclarationError, nearest, show
 from regimes.core.regime import Regime
 from regimes.study.command.values import Values
 from regimes.study.declarations import CompareFile, RunFile
-from regimes.study.foreign.rows import cell
+from regimes.study.foreign.rows import cell, number_of
 
 
 def edited(found: RunFile | CompareFile, edits: Sequence[str]) -> RunFile | CompareFile:
@@ -59,7 +59,7 @@ def _split(text: str) -> tuple[str, str]:
 
 def _set(declared: Any, path: str, value: str, text: str) -> Any:
     try:
-        return declared.but({path: cell(value) if isinstance(declared, Values) else value})
+        return declared.but({path: number_of(cell(value)) if isinstance(declared, Values) else value})
     except DeclarationError as why:
         raise DeclarationError(f"{why}", f"--set {text}") from None
 

@@ -13,6 +13,7 @@ from regimes.core.errors import RegimesError
 from regimes.study import statistics
 from regimes.study.arms import Arm
 from regimes.study.choice import choose
+from regimes.study.earlier import to_decide
 from regimes.study.judge import number, repeats
 from regimes.study.sentences import lamps, one_seed_sentence, sentence
 from regimes.study.subject import Described
@@ -60,6 +61,8 @@ def facts_of(
         "notes": [*notes, *filter(None, [subject.promise()])],
     }
     undecided = [arm.comparison["more_seeds"] for arm in arms if arm.comparison and arm.comparison["more_seeds"]]
+    if undecided:
+        facts["notes"].insert(len(notes), to_decide(len(design.seeds) + max(undecided)))
     if undecided and command and command.startswith("regimes compare "):
         facts["decide_command"] = f"{command} --seeds {len(design.seeds) + max(undecided)}"
     facts["sentence"], facts["one_seed_sentence"] = sentence(facts), one_seed_sentence(facts)

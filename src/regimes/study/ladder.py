@@ -4,180 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from regimes.core.errors import DeclarationError, show
 from regimes.study.compare import compare
 from regimes.study.design import is_number
-from regimes.study.intervals import check_level
 from regimes.study.study import Study
-
-
-@dataclass(frozen=True)
-class Rung:
-    """The gap of one arm at one size.
-
-    Parameters
-    ----------
-    size : float
-    gap : float
-        Mean improvement over the baseline.
-    sd : float
-        Of the paired differences; NaN for a single seed.
-    n : int
-        Paired seeds.
-    """
-
-    size: float
-    gap: float
-    sd: float
-    n: int
-
-
-@dataclass(frozen=True)
-class Trend:
-    """What the rungs below say of a size.
-
-    Parameters
-    ----------
-    size, expected : float
-        The size, and the gap that the trend expects there.
-    low, high : float
-        Interval of the expected gap.
-    slope : float
-        Change of the gap when the size doubles.
-    level : float
-    """
-
-    size: float
-    expected: float
-    low: float
-    high: float
-    slope: float
-    level: float
-
-
-def extrapolated(rungs: Sequence[Rung], size: float, level: float = 0.95) -> Trend:
-    r"""Return the gap that a straight line in log size through the rungs expects at another size, with its interval.
-
-    Each rung counts by its seeds. The expected gap is a weighted sum of the rungs' mean gaps, ``sum w_i g_i``, so its
-    variance is ``V = sum w_i^2 s_i^2 / n_i`` and its interval has Student's t with Welch-Satterthwaite's
-    ``df = V^2 / sum (w_i^2 s_i^2 / n_i)^2 / (n_i - 1)``. It holds what the noise of runs leaves open, not that the line
-    may bend: at most one decade beyond the largest rung is sensible.
-
-    Parameters
-    ----------
-    rungs : sequence of Rung
-        At least two sizes, two seeds each.
-    size : float
-    level : float
-
-    Raises
-    ------
-    ValueError
-        Fewer than two sizes, a rung of one seed, a level outside (0, 1).
-
-    References
-    ----------
-    Welch, "The generalization of Student's problem", 1947.
-
-    Examples
-    --------
-    >>> rungs = [Rung(1e5, 0.08, 0.01, 8), Rung(1e6, 0.06, 0.01, 5)]
-    >>> found = extrapolated(rungs, 1e7)
-    >>> round(found.expected, 3), round(found.low, 3), round(found.high, 3), round(found.slope, 4)
-    (0.04, 0.016, 0.064, -0.006)
-    """
-    line = _Line.through(rungs, size)
-    half = line.half(level)
-    return Trend(size, line.expected, line.expected - half, line.expected + half, line.slope, level)
-
-
-@dataclass(frozen=True)
-class _Line:
-    """A straight line through rungs, read at a size: expected gap, slope, and the parts of the gap's variance."""
-
-    expected: float
-    slope: float
-    parts: NDArray[np.float64]
-    freedom: NDArray[np.float64]
-
-    @classmethod
-    def through(cls, rungs: Sequence[Rung], size: float) -> _Line:
-        if len({rung.size for rung in rungs}) < 2 or any(rung.n < 2 for rung in rungs):
-            raise ValueError("rungs: allowed: at least two sizes, with two seeds or more at each")
-        x = np.log2([rung.size for rung in rungs])
-        n, sd, gaps = (np.array([getattr(rung, name) for rung in rungs], dtype=float) for name in ("n", "sd", "gap"))
-        middle = float(n @ x / n.sum())
-        slopes = n * (x - middle) / float(n @ (x - middle) ** 2)
-        weights = n / n.sum() + slopes * (math.log2(size) - middle)
-        return cls(float(weights @ gaps), float(slopes @ gaps), weights**2 * sd**2 / n, n - 1)
-
-    def half(self, level: float, own: float = 0.0, df: float = 1.0) -> float:
-        """Half-width of the interval; `own` is a variance on top, with `df` degrees of freedom."""
-        from scipy import special
-
-        check_level(level)
-        parts, freedom = np.append(self.parts, own), np.append(self.freedom, df)
-        total = float(parts.sum())
-        if not total:
-            return 0.0
-        return -float(special.stdtrit(total**2 / float((parts**2 / freedom).sum()), (1 - level) / 2)) * math.sqrt(total)
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Whether the run at the largest size agrees with the trend below it.
-
-    Parameters
-    ----------
-    trend : Trend
-        What the smaller sizes expect.
-    rung : Rung
-        What the largest gave.
-    off : float
-        The difference of the two.
-    low, high : float
-        Interval of that difference: of the trend's noise and of the rung's own, of which one of a single seed is lent
-        the largest sd below it.
-    agrees : bool
-        Whether it holds 0.
-    """
-
-    trend: Trend
-    rung: Rung
-    off: float
-    low: float
-    high: float
-    agrees: bool
-
-
-def agreement(rungs: Sequence[Rung], level: float = 0.95) -> Agreement:
-    """Hold the largest rung against the line through the others.
-
-    Raises
-    ------
-    ValueError
-        As `extrapolated`, of the others.
-
-    Examples
-    --------
-    >>> rungs = [Rung(1e5, 0.08, 0.01, 8), Rung(1e6, 0.06, 0.01, 5), Rung(1e7, 0.05, float("nan"), 1)]
-    >>> found = agreement(rungs)
-    >>> round(found.off, 3), round(found.low, 3), round(found.high, 3), found.agrees
-    (0.01, -0.02, 0.04, True)
-    """
-    *below, last = sorted(rungs, key=lambda rung: rung.size)
-    trend, line = extrapolated(below, last.size, level), _Line.through(below, last.size)
-    lent = max(below, key=lambda rung: rung.sd)
-    sd, df = (last.sd, last.n - 1) if last.n > 1 else (lent.sd, lent.n - 1)
-    half, off = line.half(level, sd**2 / last.n, df), last.gap - trend.expected
-    return Agreement(trend, last, off, off - half, off + half, abs(off) <= half)
+from regimes.study.trends import Agreement, Rung, agreement
+from regimes.study.verdicts import improvement, rank_diverged
 
 
 class Ladder:
@@ -195,17 +31,13 @@ class Ladder:
         self.sizes, self.studies, self.level = tuple(sizes), tuple(studies), level
 
     def rungs(self, arm: str) -> list[Rung]:
-        """The gap of an arm at each size, from the pairs that ended in a number."""
+        """The gap of an arm at each size at which its study judges it; runs that diverged count as worst, as there."""
         found = []
         for size, study in zip(self.sizes, self.studies):
             facts = study.to_dict()
-            sides = {one["name"]: one["values"] for one in facts["arms"]}
-            pairs = [(a, b) for a, b in zip(sides[arm], sides[facts["baseline"]]) if a is not None and b is not None]
-            sign = 1.0 if facts["better"] == "higher" else -1.0
-            gains = sign * np.array([a - b for a, b in pairs])
-            if len(gains):
-                sd = float(gains.std(ddof=1)) if len(gains) > 1 else math.nan
-                found.append(Rung(size, float(gains.mean()), sd, len(gains)))
+            sides = {one["name"]: one for one in facts["arms"]}
+            if sides[arm]["comparison"] is not None:
+                found.append(_rung(size, sides[arm], sides[facts["baseline"]], facts))
         return found
 
     @property
@@ -215,9 +47,16 @@ class Ladder:
         return [arm["name"] for arm in facts["arms"] if arm["name"] != facts["baseline"]]
 
     def agreement(self, arm: str) -> Agreement | None:
-        """Whether the largest size agrees with the others; None with fewer than two sizes of two seeds below it."""
+        """Whether the largest size agrees with the others.
+
+        None with fewer than two sizes of two seeds below it, and where a size was not judged, or runs of it diverged:
+        a trend through the rest would reward an arm for failing.
+        """
+        rungs = self.rungs(arm)
+        if len(rungs) < len(self.sizes):
+            return None
         try:
-            return agreement(self.rungs(arm), self.level)
+            return agreement(rungs, self.level)
         except ValueError:
             return None
 
@@ -234,12 +73,19 @@ class Ladder:
         facts = self.studies[0].to_dict()
         said = []
         for arm in self.arms:
-            gaps = ", ".join(f"{r.gap:+.3g} at {r.size:g} ({r.n} seed{'s' * (r.n > 1)})" for r in self.rungs(arm))
-            said.append(f"{arm} against {facts['baseline']} in {facts['metric']}: {gaps}{self._trend(arm)}")
+            gaps = ", ".join(map(_told, self.rungs(arm)))
+            said.append(
+                f"{arm} against {facts['baseline']} in {facts['metric']}: {gaps or 'never judged'}{self._trend(arm)}"
+            )
         return "\n".join(said)
 
     def _trend(self, arm: str) -> str:
-        found = self.agreement(arm)
+        found, rungs = self.agreement(arm), self.rungs(arm)
+        unjudged = sorted(set(self.sizes) - {rung.size for rung in rungs})
+        if unjudged:
+            return f"; not judged at {', '.join(f'{size:g}' for size in unjudged)}, where runs failed: no trend"
+        if any(rung.diverged for rung in rungs):
+            return "; runs that diverged count as worst, which has a rank and no size: no trend"
         if found is None:
             return "; fewer than two sizes of two seeds below the largest: no trend"
         word = "agrees" if found.agrees else "does not agree"
@@ -248,6 +94,27 @@ class Ladder:
             f"; the sizes below expect {t.expected:+.3g} [{t.low:+.3g}, {t.high:+.3g}] at {t.size:g}, {t.slope:+.2g} with "
             f"each doubling; the largest {word} (off by {found.off:+.3g} [{found.low:+.3g}, {found.high:+.3g}])"
         )
+
+
+def _rung(size: float, arm: Mapping[str, Any], base: Mapping[str, Any], facts: Mapping[str, Any]) -> Rung:
+    """The gap over the seeds that both have, runs that ended in no number ranked as the judge of a study ranks them."""
+    lacking = {*arm["absent"], *base["absent"]}
+    places = [place for place, seed in enumerate(facts["seeds"]) if seed not in lacking]
+    mine, theirs = (
+        [math.nan if one["values"][place] is None else one["values"][place] for place in places] for one in (arm, base)
+    )
+    ranked = rank_diverged(mine, theirs, facts["better"], facts["margin"])
+    gains = improvement(ranked.arm, ranked.baseline, facts["better"])
+    sd = float(gains.std(ddof=1)) if len(gains) > 1 else math.nan
+    return Rung(size, float(gains.mean()), sd, len(gains), ranked.diverged)
+
+
+def _told(rung: Rung) -> str:
+    runs = f"{rung.n} seed{'s' * (rung.n > 1)}"
+    if not rung.diverged:
+        return f"{rung.gap:+.3g} at {rung.size:g} ({runs})"
+    word = "no number" if math.isnan(rung.gap) else "better" if rung.gap > 0 else "worse" if rung.gap < 0 else "equal"
+    return f"{word} at {rung.size:g} in rank ({runs}, {rung.diverged} of {2 * rung.n} runs diverged)"
 
 
 def ladder(

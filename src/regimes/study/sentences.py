@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from regimes.study.one_run import one_run_sentence
-from regimes.study.sign_flip import least_seeds
+from regimes.study.sign_flip import least_rank_p, least_seeds
 
 
 def sentence(facts: dict[str, Any]) -> str:
@@ -157,7 +157,17 @@ def _enough(facts: dict[str, Any]) -> dict[str, Any]:
     if facts["paired"] and min((arm["comparison"]["n"] for arm in compared), default=least) < least:
         text = f"{n} seeds decide only if differences are normally distributed; without that it takes {least}"
         return _lamp("enough seeds", False, text, "#seeds")
+    if not facts["paired"] and any(_ranks_mute(arm, facts, len(compared)) for arm in compared):
+        text = f"{n} runs decide only if runs are normally distributed; in ranks so few cannot be told apart"
+        return _lamp("enough seeds", False, text, "#seeds")
     return _lamp("enough seeds", True, f"{n} {unit} decide every arm at the margin {facts['margin']:g}", "#seeds")
+
+
+def _ranks_mute(arm: dict[str, Any], facts: dict[str, Any], comparisons: int) -> bool:
+    """Whether a rank test on the runs of an arm and the baseline could show nothing at this level."""
+    base = next(one for one in facts["arms"] if one["name"] == facts["baseline"])
+    runs = [len(one["values"]) - len(one["absent"]) for one in (arm, base)]
+    return least_rank_p(*runs) > (1 - facts["level"]) / comparisons
 
 
 def _span(counts: list[int]) -> str:

@@ -18,7 +18,7 @@ from regimes.study.intervals import (
     widen,
 )
 from regimes.study.power import detectable_difference, power, seeds_to_decide
-from regimes.study.sign_flip import least_seeds, refuse_too_few, sign_flip_p
+from regimes.study.sign_flip import least_rank_p, least_seeds, refuse_too_few, sign_flip_p
 from regimes.study.tuning_noise import Tuned, fit_and_refine, selection_sd
 from regimes.study.verdicts import Ranked, claim_outcome, improvement, one_seed_wins, rank_diverged, verdict
 
@@ -30,6 +30,7 @@ __all__ = [
     "detectable_difference",
     "fit_and_refine",
     "improvement",
+    "least_rank_p",
     "least_seeds",
     "one_seed_wins",
     "open_to_diverged",

@@ -94,6 +94,8 @@ def audit(
 
 def _facts(root: Path, found: Gathered, judged: list[Implied], level: float) -> dict[str, Any]:
     ordered = sorted(judged, key=lambda one: STANDINGS.index(one.standing))
+    proposed = reruns.propose(ordered, found.groups)
+    judged_before = any(one.comparison is not None for rerun in proposed for one in rerun.settles)
     return {
         "schema": 1,
         "folder": str(root),
@@ -102,8 +104,8 @@ def _facts(root: Path, found: Gathered, judged: list[Implied], level: float) -> 
         "level": level,
         "family": sum(one.comparison is not None for one in judged),
         "comparisons": [_told(one, judged) for one in ordered],
-        "reruns": reruns.told(reruns.propose(ordered, found.groups)),
-        "notes": found.said,
+        "reruns": reruns.told(proposed),
+        "notes": [*found.said, *([reruns.KEEPS_LEVEL] if judged_before else [])],
     }
 
 
@@ -112,7 +114,9 @@ def _told(one: Implied, judged: list[Implied]) -> dict[str, Any]:
     return {
         "standing": one.standing,
         "workload": group.workload,
+        "data": group.data,
         "budget": group.budget,
+        "context": one.context,
         "metric": one.design.metric,
         "better": one.design.better,
         "margin": one.design.margin,

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,22 @@ class Group:
     def budget(self) -> str:
         """In words."""
         return str(self.runs[0].regime.budget)
+
+    @property
+    def data(self) -> str:
+        """The beginnings of the digests of its data, as run.json has them."""
+        return ", ".join(dict.fromkeys(found[:6] for found in self.runs[0].declared["identity"]["data"].values()))
+
+    @cached_property
+    def varied(self) -> dict[str, str | None]:
+        """Where its regimes differ from the one that was run first, and what that one has there."""
+        first, *others = {run.regime.hash: run.regime for run in self.runs}.values()
+        return {d.path: d.old for other in others for d in first.diff(other)}
+
+    def at(self, regime: Regime, path: str) -> str | None:
+        """What a regime has at a path that is varied."""
+        found = {d.path: d.new for d in self.runs[0].regime.diff(regime)}
+        return found.get(path, self.varied[path])
 
     def arms(self, metric: str) -> dict[str, Arm]:
         """The regimes by hash, in the order in which they were first run, with an outcome per seed."""

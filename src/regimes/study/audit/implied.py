@@ -55,6 +55,15 @@ class Implied:
         """Where the two differ, in words."""
         return "; ".join(f"{d.path}: {d.old} -> {d.new}" for d in self.base.declared.diff(self.arm.declared))
 
+    @property
+    def context(self) -> str:
+        """Where it was made: workload, data, budget, and what other runs there vary and these two have in common."""
+        group = self.group
+        own = [d.path for d in self.base.declared.diff(self.arm.declared)]
+        shared = [path for path in group.varied if not any(_overlap(path, one) for one in own)]
+        there = [f"{path} {group.at(self.base.declared, path) or 'nothing'}" for path in shared]
+        return ", ".join([f"{group.workload} (data {group.data})", group.budget, *there])
+
     def gains(self) -> np.ndarray:
         """The improvement of the arm, seed by seed; diverged runs count as the worst."""
         metric, better = self.design.metric, self.design.better
@@ -77,6 +86,11 @@ class Implied:
             return "stands"
         signs = np.sign(self.gains())
         return "reverses on other seeds" if (signs * signs[0] < 0).any() else "never decided"
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether one of two paths lies in the other."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def implied(

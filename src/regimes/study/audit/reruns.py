@@ -16,8 +16,14 @@ from regimes.study import statistics
 from regimes.study.arms import Arm
 from regimes.study.audit.gathered import Group, PastRun
 from regimes.study.audit.implied import Implied
+from regimes.study.earlier import PRICE
 from regimes.study.places import study_command, typed
 
+#: What re-runs of a comparison that was judged cost, and what does not cost it.
+KEEPS_LEVEL = (
+    f"re-runs are added to comparisons whose verdict is known: {PRICE}; where that matters, a new study on as many other "
+    "seeds, or one that looks by plan from the start (until decided), keeps the level"
+)
 #: A run that is to be made: the number of its group, the hash of its regime, its seed.
 Needed = tuple[int, str, int]
 
@@ -189,6 +195,7 @@ def told(reruns: Iterable[Rerun]) -> list[dict[str, Any]]:
     return [
         {
             "settles": [one.changes for one in rerun.settles],
+            "contexts": [one.context for one in rerun.settles],
             "runs": [{"regime": repr(arm.declared), "seeds": seeds} for arm, seeds in rerun.runs],
             "seconds": rerun.seconds,
             "assumed": rerun.assumed,

@@ -54,7 +54,7 @@ def text(facts: dict[str, Any]) -> str:
 
 
 def _line(one: dict[str, Any]) -> str:
-    return f"{one['workload']}, {one['budget']}: {one['changes']}: {_found(one)}"
+    return f"{one['context']}: {one['changes']}: {_found(one)}"
 
 
 def _found(one: dict[str, Any]) -> str:
@@ -77,7 +77,8 @@ def _end(value: float | None, unbounded: str) -> str:
 def _rerun(place: int, rerun: dict[str, Any]) -> list[str]:
     runs = sum(len(one["seeds"]) for one in rerun["runs"])
     lead = "at least " if rerun["assumed"] else ""
-    head = f"{lead}{_number(runs, 'run')}, {duration(rerun['seconds'])}, for {'; and '.join(rerun['settles'])}"
+    settled = [f"{context}: {changes}" for context, changes in zip(rerun["contexts"], rerun["settles"])]
+    head = f"{lead}{_number(runs, 'run')}, {duration(rerun['seconds'])}, for {'; and '.join(settled)}"
     lines = rerun["commands"] or [
         f"seeds {', '.join(map(str, one['seeds']))} of {one['regime']}" for one in rerun["runs"]
     ]

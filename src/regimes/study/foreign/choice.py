@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from regimes.core.errors import DeclarationError, nearest, show
-from regimes.study.foreign.rows import Rows, cell
+from regimes.study.foreign.rows import Rows, cell, number_of
 
 
 def chosen(
@@ -43,7 +43,11 @@ def _where(found: Rows, where: Mapping[str, Any]) -> Rows:
 
 
 def _same(content: Any, wanted: Any) -> bool:
-    return content == wanted or str(content) == str(wanted)
+    """Whether a cell is what is wanted, as a value or as a text; a number may be told by a text that reads as it."""
+    if content is None and isinstance(wanted, str):
+        return cell(wanted) is None
+    same = content == wanted or str(content) == str(wanted)
+    return bool(same or (not isinstance(content, str) and content == number_of(wanted)))
 
 
 def _matched(found: Rows, pattern: str) -> Rows:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +91,8 @@ def _found(frame: Any) -> Rows:
 
 def _of_columns(columns: Mapping[str, Any]) -> Rows:
     lists = {str(name): list(values) for name, values in columns.items()}
+    if len(lists) < len(columns):
+        raise DeclarationError(f"got columns {show(list(columns))}, of which two have one name", "frame")
     lengths = {len(values) for values in lists.values()}
     if len(lengths) > 1:
         raise DeclarationError(
@@ -102,11 +106,15 @@ def _of_frame(frame: Any) -> Rows:
 
     try:
         table = narwhals.from_native(frame, eager_only=True)
+        return Rows([dict(row) for row in table.rows(named=True)], "a DataFrame")
     except TypeError:
         raise DeclarationError(
             f"got {show(frame)}; allowed: a DataFrame, a mapping of columns, a list of rows, or a path", "frame"
         ) from None
-    return Rows([dict(row) for row in table.rows(named=True)], "a DataFrame")
+    except ValueError as why:  # two columns of one name
+        raise DeclarationError(
+            f"got a DataFrame that cannot be read as rows: {' '.join(str(why).split())}", "frame"
+        ) from None
 
 
 def read(path: Path) -> Rows:
@@ -132,47 +140,85 @@ def read(path: Path) -> Rows:
 
 def _csv(path: Path) -> Iterator[dict[str, Any]]:
     with open(path, encoding="utf-8-sig", newline="") as file:
-        for row in csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True):
+        reader = csv.DictReader(file, delimiter=_delimiter(file, path.suffix), strict=True)
+        names = Counter(name for name in reader.fieldnames or () if name)
+        twice = [name for name, count in names.items() if count > 1]
+        if twice:
+            raise ValueError(f"its first line names column '{twice[0]}' {names[twice[0]]} times")
+        for row in reader:
             if None in row:
                 raise ValueError(f"row {row} has more cells than the first line")
             yield {name: cell(text) for name, text in row.items()}
 
 
-def cell(text: str | None) -> Any:
-    """Return the content of a text cell: a number where it reads as one, None where it is empty.
+def _delimiter(file: Any, suffix: str) -> str:
+    """What separates cells: what makes most columns of the first line, a comma where several do."""
+    if suffix == ".tsv":
+        return "\t"
+    columns = dict.fromkeys((",", ";", "\t"), 0)
+    for sign in columns:
+        with contextlib.suppress(csv.Error):  # quotes that another sign would have to follow
+            columns[sign] = len(next(csv.reader(file, delimiter=sign, strict=True), []))
+        file.seek(0)
+    return max(columns, key=lambda sign: columns[sign])
+
+
+def cell(text: str | None) -> str | None:
+    """Return the content of a text cell as it stands there, without the blanks around it; None where it is empty.
+
+    Nothing is read as a number here: a label such as ``007`` or ``12e3456`` is no number, and only who asks for a
+    column knows what it holds (`number_of`).
 
     Examples
     --------
-    >>> cell("3"), cell("0.5"), cell("adamw"), cell(""), cell("nan")
-    (3, 0.5, 'adamw', None, nan)
+    >>> cell(" 007"), cell("12e3456"), cell("NA")
+    ('007', '12e3456', None)
     """
-    if text is None or text.strip() in EMPTY:
-        return None
-    for convert in (int, float):
-        try:
-            return convert(text)
-        except ValueError:
-            continue
-    return text.strip()
+    return None if text is None or text.strip() in EMPTY else text.strip()
+
+
+def number_of(content: Any) -> Any:
+    """Return the number that a text reads as; all else as it is.
+
+    Examples
+    --------
+    >>> number_of("3"), number_of("0.5"), number_of("nan"), number_of("adamw"), number_of(None)
+    (3, 0.5, nan, 'adamw', None)
+    """
+    if isinstance(content, str):
+        for convert in (int, float):
+            try:
+                return convert(content)
+            except ValueError:
+                continue
+    return content
 
 
 def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         if line.strip():
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_object)
             if not isinstance(row, dict):
                 raise ValueError(f"line {number} holds {show(row)}, which is no object")
             yield flat(row)
 
 
 def _json(path: Path) -> Iterator[dict[str, Any]]:
-    found = json.loads(path.read_text(encoding="utf-8-sig"))
+    found = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_object)
     if isinstance(found, dict) and all(isinstance(column, list) for column in found.values()):
         yield from _of_columns(found).rows
         return
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
         raise ValueError("it holds neither a list of objects nor an object of columns")
     yield from map(flat, found)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"an object names '{twice}' twice")
+    return found
 
 
 def flat(row: Mapping[str, Any], lead: str = "") -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,15 @@ class Kept:
         Metrics by name, by step.
     unfinished : str or None
         What the tracker says of a run that did not end as it should; None where it ended, or nobody says.
+    note : str or None
+        What should be known of how it was read.
     """
 
     name: str
     config: dict[str, Any] = field(default_factory=dict)
     points: dict[int, dict[str, Any]] = field(default_factory=dict)
     unfinished: str | None = None
+    note: str | None = None
 
 
 def read(path: Path) -> Rows:
@@ -119,7 +122,8 @@ def rows_of_runs(runs: Sequence[Kept], name: str) -> Rows:
         if not run.points and run.unfinished is not None:
             rows.append({"run": run.name, "step": None} | own)
     notes = (f"without any point, and left out: {', '.join(empty)}",) if empty else ()
-    return Rows(rows, name, "step", {run.name: run.unfinished for run in runs if run.unfinished}, notes)
+    told = tuple(run.note for run in runs if run.note)
+    return Rows(rows, name, "step", {run.name: run.unfinished for run in runs if run.unfinished}, (*notes, *told))
 
 
 def _by_name(runs: Sequence[Kept]) -> list[Kept]:
@@ -129,5 +133,5 @@ def _by_name(runs: Sequence[Kept]) -> list[Kept]:
     for run in runs:
         seen[run.name] += 1
         name = run.name if seen[run.name] == 1 else f"{run.name} ({seen[run.name]})"
-        made.append(Kept(name, run.config, run.points, run.unfinished))
+        made.append(replace(run, name=name))
     return made

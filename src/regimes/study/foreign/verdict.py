@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regimes.core.errors import DeclarationError, nearest, show
+from regimes.core.errors import DeclarationError
+from regimes.study import earlier
 from regimes.study.arms import Arm
-from regimes.study.design import Design, check_better, check_question, is_number
+from regimes.study.design import Design, check_assume, check_better, check_question
 from regimes.study.foreign.choice import chosen
+from regimes.study.foreign.pairs import refuse_too_few, without_partner
 from regimes.study.foreign.rows import Rows, rows_of
+from regimes.study.foreign.runs import Reader, Run, judged_at
 from regimes.study.one_run import lender_of
 from regimes.study.search import Search
 from regimes.study.study import Study
@@ -41,6 +43,7 @@ def verdict(
     nan: str | None = None,
     where: Mapping[str, Any] | None = None,
     noise: Study | str | Path | None = None,
+    assume: str | None = None,
     pattern: str | None = None,
     unfinished: str | None = None,
     name: str | None = None,
@@ -58,14 +61,14 @@ def verdict(
         One row per run, or one per run and step. A path leads to a .csv, .tsv, .json or .jsonl file, or to what a
         tracker keeps: TensorBoard event files, an mlflow store, wandb's offline folders, a ``trainer_state.json``.
     arm : str
-        The column that tells the arms apart.
+        The column that tells the arms apart; its content is a label, kept as the text that stands there.
     metric : str
         The column of the metric.
     margin : float
         The smallest difference that matters, in the metric's unit. There is no default.
     seed : str, optional
-        The column of the seed: runs of one seed are compared with one another. Without it nothing is paired, and the
-        intervals are Welch's.
+        The column of the seed: runs of one seed are compared with one another; 3, "3" and 3.0 are one seed, "003" is
+        another. Without it nothing is paired, and the intervals are Welch's.
     better : "lower" or "higher"
         Default: lower for a name that ends in "loss"; must be said for anything else.
     baseline : str, optional
@@ -89,10 +92,13 @@ def verdict(
         there is of them, or left out, which flatters an arm whose runs fail. Without a word they are refused.
     noise : Study or path, optional
         Of arms with one run: a study whose paired noise the difference is held against.
+    assume : "normal", optional
+        Allow fewer seeds than a test without assumptions needs, as in `regimes.compare`: verdicts then rest on paired
+        differences (without seeds, on runs) that are normally distributed.
     name : str, optional
         For titles; default the file's.
     out : path, optional
-        A folder for the study and its report.
+        A folder for the study and its report, new or of this very study.
 
     Returns
     -------
@@ -101,28 +107,34 @@ def verdict(
     Raises
     ------
     DeclarationError
-        A column that is not there, two rows for one run, runs of unequal length, unfinished runs or NaN without a word on
-        what they mean, a name that the pattern does not fit, no seed that two arms share.
+        A column that is not there, or twice; two rows for one run, runs of unequal length, unfinished runs or NaN without
+        a word on what they mean, a name that the pattern does not fit, no seed that two arms share, more than one and
+        fewer than could show anything; an `out` that holds another study.
 
     Examples
     --------
-    >>> runs = {"opt": ["sgd"] * 4 + ["muon"] * 4, "seed": [0, 1, 2, 3] * 2,
-    ...         "val/loss": [2.50, 2.52, 2.47, 2.51, 2.41, 2.44, 2.39, 2.43]}
+    >>> runs = {"opt": ["sgd"] * 6 + ["muon"] * 6, "seed": [*range(6)] * 2,
+    ...         "val/loss": [2.50, 2.52, 2.47, 2.51, 2.49, 2.53, 2.41, 2.44, 2.39, 2.43, 2.42, 2.44]}
     >>> found = verdict(runs, arm="opt", seed="seed", metric="val/loss", margin=0.02)
     >>> found.verdicts
     {'muon': 'better'}
     >>> print(found.to_dict()["sentence"])
-    muon is better than sgd by 0.0825 [0.0745, 0.0905] in val/loss.
+    muon is better than sgd by 0.0817 [0.0738, 0.0896] in val/loss.
     """
     found, read = chosen(rows_of(frame), where or {}, pattern, unfinished)
     step = step or found.step
-    asked = _Asked(found, arm, metric, seed, step, nan)
+    check_assume(assume)
+    asked = Reader(found, arm, metric, seed, step, nan)
     runs = asked.runs()
-    position, said = _judged_at(runs, at)
+    if len({run.arm for run in runs}) < 2:
+        raise DeclarationError(f"got column '{arm}', which tells fewer than two arms apart that have runs", "arm")
+    position, said = judged_at(runs, at)
     arms = _arms(runs, metric, position)
     first = check_question(list(arms), baseline, margin, level)
     if seed is not None:
-        said += _unpaired(arms, first)
+        said += without_partner(arms, first)
+    if assume is None:
+        refuse_too_few(arms, first, level, seed is not None)
     design = Design(
         baseline=first, metric=metric, better=check_better(metric, better), margin=float(margin), seeds=_seeds(arms),
         search=Search("quasi", {}, 0, "lower"), equal="steps" if step and position is not None else None, level=float(level),
@@ -132,9 +144,13 @@ def verdict(
     subject = Finished(found, len(runs), metric)
     folder = None if out is None else Path(out)
     made = [Arm(label, label, label, outcomes, []) for label, outcomes in arms.items()]
-    lender = None if noise is None else lender_of(noise, None, title, metric, design.better)
+    lender = None if noise is None else lender_of(noise, None, subject, design)
     study = Study.of(design, title, subject, made, "regimes.verdict(...)", folder, [*read, *asked.said, *said], lender)
-    study.save()
+    if folder is not None:
+        record = _record(design, subject, arms)
+        earlier.refuse_other(folder, record)
+        study.save()
+        earlier.remember(folder, record)
     return study
 
 
@@ -179,133 +195,7 @@ class Finished:
         return PROMISE
 
 
-@dataclass(frozen=True)
-class _Run:
-    """One run: its arm, its seed (or number), and its metric by step (step 0 where there are none)."""
-
-    arm: str
-    seed: Any
-    course: dict[Any, float]
-
-
-class _Asked:
-    """Reads runs from rows."""
-
-    def __init__(
-        self, found: Rows, arm: str, metric: str, seed: str | None, step: str | None, nan: str | None
-    ) -> None:  # fmt: skip
-        for key, column in (
-            ("arm", arm),
-            ("metric", metric),
-            ("seed", seed),
-            ("step", step),
-        ):
-            if column is not None and column not in found.columns:
-                raise DeclarationError(f"there is no column '{column}'; {nearest(str(column), found.columns)}", key)
-        if nan not in (None, "diverged", "missing"):
-            raise DeclarationError(f"got {show(nan)}; allowed: 'diverged' or 'missing'", "nan")
-        self.rows = found.rows
-        self.arm, self.metric, self.seed, self.step, self.nan = arm, metric, seed, step, nan
-        self.said: list[str] = []
-
-    def runs(self) -> list[_Run]:
-        """Return the runs, in the order in which they occur."""
-        courses: dict[tuple[str, Any], dict[Any, float]] = {}
-        empty: set[tuple[str, Any]] = set()
-        for number, row in enumerate(self.rows):
-            place = self._place(number, row)
-            value = self._value(row)
-            if value is None:
-                empty.add(place)
-                continue
-            at = 0 if self.step is None else self._step(row)
-            course = courses.setdefault(place, {})
-            if at in course:
-                self._twice(place, at)
-            course[at] = value
-        missing = [f"{arm}, {self._label(seed)}" for arm, seed in empty if (arm, seed) not in courses]
-        if missing:
-            self.said.append(f"without a value of {self.metric}, and left out: {'; '.join(sorted(missing))}")
-        return [_Run(arm, seed, course) for (arm, seed), course in courses.items()]
-
-    def _place(self, number: int, row: Mapping[str, Any]) -> tuple[str, Any]:
-        arm = row.get(self.arm)
-        seed = row.get(self.seed) if self.seed is not None else self._unnamed(number, row)
-        for key, value in ((self.arm, arm), (self.seed, seed)):
-            if value is None or value != value:
-                raise DeclarationError(f"row {number} says nothing in column '{key}'; leave it out with where", "frame")
-        return str(arm), seed
-
-    def _unnamed(self, number: int, row: Mapping[str, Any]) -> Any:
-        """What tells runs apart that have no seed: the row, or the run's name among curves."""
-        if self.step is None:
-            return number
-        if row.get("run") is None:
-            raise DeclarationError(
-                "a table of curves without seeds needs a column 'run' that tells its runs apart", "seed"
-            )
-        return row["run"]
-
-    def _label(self, seed: Any) -> str:
-        return f"row {seed}" if self.seed is None and self.step is None else f"seed {seed}"
-
-    def _step(self, row: Mapping[str, Any]) -> Any:
-        found = row.get(self.step)  # type: ignore[arg-type]
-        if not is_number(found):
-            raise DeclarationError(f"got {show(found)} in column '{self.step}'; allowed: a number", "step")
-        return found
-
-    def _value(self, row: Mapping[str, Any]) -> float | None:
-        value = row.get(self.metric)
-        if value is None:
-            return None
-        if not is_number(value):
-            raise DeclarationError(f"got {show(value)} in column '{self.metric}'; allowed: numbers", "metric")
-        if not math.isnan(value):
-            return float(value)
-        if self.nan is None:
-            raise DeclarationError(
-                f"column '{self.metric}' holds NaN; say what it means: 'diverged' (counts as the worst) or 'missing' "
-                "(left out, which flatters an arm whose runs fail)",
-                "nan",
-            )
-        return math.nan if self.nan == "diverged" else None
-
-    def _twice(self, place: tuple[str, Any], at: Any) -> None:
-        arm, seed = place
-        if self.step is None:
-            hint = "name the column of the steps (step=) if rows are points of a curve, or choose rows with where"
-        else:
-            hint = "choose rows with where"
-        at_step = "" if self.step is None else f" at step {at}"
-        raise DeclarationError(f"arm '{arm}' has two rows for {self._label(seed)}{at_step}; {hint}", "frame")
-
-
-def _judged_at(runs: Sequence[_Run], at: str | int | None) -> tuple[Any, list[str]]:
-    """Return the step at which all runs are judged, None for each at its own last; and what to say of it."""
-    ends = sorted({max(run.course) for run in runs})
-    if at not in (None, "last", "common") and not is_number(at):
-        raise DeclarationError(f"got {show(at)}; allowed: 'last', 'common' or a step", "at")
-    if len(ends) == 1 and at in (None, "last", "common"):
-        return ends[0], []
-    common = set.intersection(*(set(run.course) for run in runs))
-    if at is None:
-        shared = f" ({max(common):g})" if common else ", of which there is none"
-        raise DeclarationError(
-            f"runs end between step {ends[0]:g} and {ends[-1]:g}; say 'common' (all at the last step that all have"
-            f"{shared}), 'last' (each at its own end, so at unequal budgets) or a step",
-            "at",
-        )
-    if at == "last":
-        return None, [f"runs end between step {ends[0]:g} and {ends[-1]:g}, and each is judged at its own end"]
-    wanted = max(common, default=None) if at == "common" else at
-    lacking = [run for run in runs if wanted not in run.course]
-    if lacking:
-        raise DeclarationError(f"run {lacking[0].arm}, seed {lacking[0].seed}, has no value at step {wanted}", "at")
-    return wanted, [f"judged at step {wanted:g}; runs end between step {ends[0]:g} and {ends[-1]:g}"]
-
-
-def _arms(runs: Sequence[_Run], metric: str, position: Any) -> dict[str, list[Outcome]]:
+def _arms(runs: Sequence[Run], metric: str, position: Any) -> dict[str, list[Outcome]]:
     arms: dict[str, list[Outcome]] = {}
     for run in runs:
         end = max(run.course) if position is None else position
@@ -322,21 +212,14 @@ def _seeds(arms: Mapping[str, Sequence[Outcome]]) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(o.task.seed for outcomes in arms.values() for o in outcomes))
 
 
-def _unpaired(arms: Mapping[str, Sequence[Outcome]], baseline: str) -> list[str]:
-    """Say which runs have no partner; refuse arms without any."""
-    base, said = {o.task.seed for o in arms[baseline]}, []
-    for name, outcomes in arms.items():
-        mine = {o.task.seed for o in outcomes}
-        if not mine & base:
-            raise DeclarationError(
-                f"arm '{name}' shares no seed with the baseline '{baseline}'; leave seed out to compare without pairs",
-                "seed",
-            )
-        for lonely, owner in ((mine - base, name), (base - mine, baseline)):
-            if lonely:
-                listed = ", ".join(map(str, sorted(lonely, key=str)))
-                said.append(f"{name} against {baseline} without seed {listed} of {owner}, which has no partner")
-    return said
+def _record(design: Design, subject: Finished, arms: Mapping[str, Sequence[Outcome]]) -> dict[str, Any]:
+    """What the study asked, and of which values: where both are equal, it is the same study."""
+    values = {
+        name: {str(o.task.seed): repr(o.metrics[design.metric]) for o in outcomes} for name, outcomes in arms.items()
+    }
+    asked = design.record(subject, {name: name for name in arms}) | {"paired": design.paired, "values": values}
+    del asked["data"]  # a column that nobody asked for makes no other study
+    return asked
 
 
 def _budget(step: str | None, position: Any) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +20,11 @@ def told(found: Rows) -> Rows:
     A table of runs has the columns Name and State. A chart has a column of steps, and per run three columns: of the
     metric, and of the least and greatest value that were drawn as one point.
 
+    Raises
+    ------
+    ValueError
+        If two rows of a table of runs have one name.
+
     Examples
     --------
     >>> runs = Rows([{"Name": "a", "State": "finished"}, {"Name": "b", "State": "crashed"}], "export.csv")
@@ -30,6 +37,7 @@ def told(found: Rows) -> Rows:
     columns = set(found.columns)
     if {"Name", "State"} <= columns:
         rows = [{"run": row["Name"]} | row for row in found.rows] if "run" not in columns else found.rows
+        _refuse_repeated([row["run"] for row in rows])
         broken = {r["run"]: f"wandb calls it {r['State']}" for r in rows if r["State"] != _ENDED}
         return replace(found, rows=rows, unfinished=broken)
     drawn = [name for name in found.columns if {f"{name}__MIN", f"{name}__MAX"} <= columns]
@@ -37,6 +45,16 @@ def told(found: Rows) -> Rows:
     if not drawn or len(steps) != 1:
         return found
     return replace(found, rows=_curves(found, drawn, steps[0]), step=steps[0])
+
+
+def _refuse_repeated(names: Sequence[Any]) -> None:
+    """A state is told of a run by its name: of two of one name, one would be told of the other."""
+    twice = [name for name, count in Counter(map(str, names)).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"run '{twice[0]}' stands in {list(map(str, names)).count(twice[0])} rows, and nobody can say whose state is "
+            "whose; give runs names of their own"
+        )
 
 
 def _curves(found: Rows, drawn: list[str], step: str) -> list[dict[str, Any]]:
