@@ -69,7 +69,7 @@ def test_the_refusal_of_a_changed_file_ends_with_a_command_that_works(base):
 
 
 def test_extend_refuses_to_choose_and_does_what_is_said(base):
-    said = base("extend", "runs/base", "--budget", "+10 steps", code=2).stderr
+    said = base("extend", "runs/base", "--budget", "+10 steps", "--at", "14", code=2).stderr
     assert re.match(r"--schedule: say what the schedules do, of which optimizer\.lr is .* now; allowed: rescale \(.*\), hold "
                     r"\(.*\), cooldown \(.*\)$", said.strip())  # fmt: skip
     told = json.loads(base("extend", "runs/base", "--budget", "+10 steps", "--schedule", "cooldown", "--at", "14", "--json",

@@ -131,7 +131,7 @@ def test_every_line_names_data_and_the_context_in_which_the_two_were_compared(fo
     lines = str(found).splitlines()
     assert any(
         line.startswith(
-            f"  {lead}sampler Reshuffle(), batch_size 4, optimizer.momentum 0.0: optimizer.lr.peak: 0.1 -> 0.5: "
+            f"  {lead}batch_size 4, optimizer.momentum 0.0, sampler Reshuffle(): optimizer.lr.peak: 0.1 -> 0.5: "
         )
         for line in lines
     )

@@ -94,7 +94,8 @@ class Group:
     def varied(self) -> dict[str, str | None]:
         """Where its regimes differ from the one that was run first, and what that one has there."""
         first, *others = {run.regime.hash: run.regime for run in self.runs}.values()
-        return {d.path: d.old for other in others for d in first.diff(other)}
+        found = {d.path: d.old for other in others for d in first.diff(other)}
+        return dict(sorted(found.items()))
 
     def at(self, regime: Regime, path: str) -> str | None:
         """What a regime has at a path that is varied."""
@@ -102,13 +103,15 @@ class Group:
         return found.get(path, self.varied[path])
 
     def arms(self, metric: str) -> dict[str, Arm]:
-        """The regimes by hash, in the order in which they were first run, with an outcome per seed."""
+        """The regimes by hash, in the order in which they were first run, with an outcome per seed, by seed as in a study."""
         made: dict[str, Arm] = {}
         for run in self.runs:
             name = run.regime.hash
             arm = made.setdefault(name, Arm(name, run.regime, run.regime, [], []))
             if run.seed not in arm.seeds:  # the same run twice is one run
                 arm.outcomes.append(_outcome(run, metric))
+        for arm in made.values():
+            arm.outcomes.sort(key=lambda outcome: outcome.task.seed)
         return made
 
     def of(self, arm: Arm) -> list[PastRun]:
