@@ -109,7 +109,7 @@ def test_interrupted_alone_the_study_ends_at_once_with_checkpoints(script):
 
 
 DYING = """
-import os, signal
+import multiprocessing, os, signal
 from pathlib import Path
 import torch
 import regimes as rg
@@ -124,11 +124,11 @@ class Mine(rg.SGD):
         return super().step(state, parameters, evaluate)
 
 class Kill(rg.SGD):
-    \"\"\"Ends its process in the middle of a run: always, or the first time only.\"\"\"
+    \"\"\"Ends a worker in the middle of a run, always or the first time only; the step tried before anything is spent passes.\"\"\"
 
     def step(self, state, parameters, evaluate):
         once = FOLDER / "once"
-        if self.momentum == 0.5 or not once.exists():
+        if multiprocessing.parent_process() is not None and (self.momentum == 0.5 or not once.exists()):
             once.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().step(state, parameters, evaluate)
