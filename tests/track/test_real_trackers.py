@@ -95,7 +95,7 @@ def test_a_study_read_back_from_its_tracker_has_the_same_verdict(quiet, regime, 
         assert len(its["curves"]) == 6
     rows = read(tmp_path / "s" / STORES[name]).rows
     assert {float(row["optimizer.lr.peak"]) for row in rows if row["arm"] == "b"} == {0.2}  # of mlflow a text
-    assert [len([r for r in rows if r["arm"] == "a" and r["seed"] == seed]) for seed in range(6)] == [8] * 6
+    assert [len([r for r in rows if r["arm"] == "a" and int(r["seed"]) == seed]) for seed in range(6)] == [8] * 6
 
 
 @pytest.mark.parametrize("name", STORES)
