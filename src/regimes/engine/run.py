@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -302,28 +301,28 @@ class Run:
 
     def step(self) -> Record:
         """Train one step; the caller's random state is put back."""
-        with self._apart():
+        before = self._callers_state()
+        try:
             trials.begin(self)
             record = self._repeated_step()
             return record if self.frame.trial is None else trials.note(self, record)
+        finally:
+            self.forward.give_back(before)
 
     def ready(self) -> None:
         """Begin the trial that the next step is of, if there is one: its plan is then the one that will be trained on."""
-        draws = self.forward.draws
-        with self._apart():
-            trials.begin(self)
-        self.forward.draws = self.forward.draws or draws  # where there was no forward, nothing is known yet
-
-    @contextlib.contextmanager
-    def _apart(self) -> Iterator[None]:
-        """Inside, random states are the run's; afterwards they are the caller's."""
-        if self.finished:
-            raise RunFailed("the run is finished; fork or extend it to train on")
-        before = self.forward.callers_state()
+        draws, before = self.forward.draws, self._callers_state()
         try:
-            yield
+            trials.begin(self)
         finally:
             self.forward.give_back(before)
+        self.forward.draws = self.forward.draws or draws  # where there was no forward, nothing is known yet
+
+    def _callers_state(self) -> Any:
+        """The caller's random state, to be given back (without a context manager, which costs a step 6 us)."""
+        if self.finished:
+            raise RunFailed("the run is finished; fork or extend it to train on")
+        return self.forward.callers_state()
 
     def _repeated_step(self) -> Record:
         """Step, and repeat the same step: where memory is short and the micro-batch ours to choose, with half of it;
