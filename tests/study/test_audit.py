@@ -241,7 +241,7 @@ def test_what_cannot_be_audited_is_refused(runs, tmp_path):
         rg.audit(runs)
     with pytest.raises(DeclarationError, match="differ: got 0; allowed: 1 or more"):
         rg.audit(runs, margin=MARGIN, differ=0)
-    with pytest.raises(ResumeError, match="there are no finished runs below"):
+    with pytest.raises(ResumeError, match="there are no finished runs of regimes below"):
         rg.audit(tmp_path, margin=MARGIN)
     with pytest.raises(ResumeError, match="there is no folder"):
         rg.audit(tmp_path / "nowhere", margin=MARGIN)

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import regimes as rg
-from regimes.core.errors import DeclarationError
+from regimes.cli import group
+from regimes.core.errors import DeclarationError, ResumeError
 from regimes.study import files
 from regimes.study.command import groups
 from regimes.study.command.values import Values
@@ -81,6 +83,16 @@ def test_a_study_of_a_script_says_what_the_csv_of_its_values_says(work, tmp_path
     assert facts["arms"][1]["diff"] == [{"path": "lr", "from": "0.001", "to": "0.004"}]
     assert any("the script's to keep" in note for note in facts["notes"])
     assert study.report(tmp_path / "page.html").stat().st_size > 100_000
+
+
+def test_who_asks_for_runs_of_regimes_is_told_where_the_study_of_commands_is(work, tmp_path):
+    compared(work, tmp_path)
+    said = f"of regimes below {tmp_path}; a study of commands stands there: regimes show {tmp_path}/study"
+    found = CliRunner().invoke(group, ["runs", str(tmp_path)])
+    assert found.output == f"no runs {said}\n"
+    with pytest.raises(ResumeError) as refused:
+        rg.audit(tmp_path)
+    assert str(refused.value) == f"there are no finished runs {said}"
 
 
 def test_what_is_there_is_not_run_again_and_a_changed_script_is(work, tmp_path):

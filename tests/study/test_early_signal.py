@@ -270,7 +270,7 @@ def test_too_few_and_mixed_runs_are_refused(folder, tmp_path):
     few = [folder / f"{lr}-0" for lr in RATES[:3]]
     with pytest.raises(DeclarationError, match="runs: got 3 configurations; allowed: at least 4 that share a seed"):
         rg.early_signal(few, at=0.5)
-    with pytest.raises(ResumeError, match="there are no finished runs below"):
+    with pytest.raises(ResumeError, match="there are no finished runs of regimes below"):
         rg.early_signal(tmp_path)
     other = rg.run(rg.workloads.load("digits_mlp"), BASE, 0, out=tmp_path / "digits", progress=False)
     with pytest.raises(DeclarationError, match="got runs of digits_mlp, quadratic; allowed: of one workload"):

@@ -30,7 +30,7 @@ def command(root: str, everything: bool, as_json: bool) -> None:
         common.print_json(rows)
         return
     if not rows:
-        click.echo(f"no runs below {root}")
+        click.echo(f"no runs of regimes below {root}{folders.of_commands(Path(root))}")
         return
     # A study that was asked for by name shows its runs.
     inside = {} if everything else _by_study([row for row in rows if row["study"] not in (None, str(Path(root)))])

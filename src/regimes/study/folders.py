@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,15 @@ def _indexed(root: Path) -> dict[Path, dict[str, Any]]:
             if place is not None and row["status"] == "finished":
                 found[place.resolve()] = row
     return found
+
+
+def of_commands(root: Path) -> str:
+    """Return half a sentence on the studies below `root` whose runs are commands, which are no runs of regimes; or ""."""
+    found = [file.parent for file in sorted(root.rglob("study.json")) if not list(file.parent.glob("runs/*/run.json"))]
+    if not found:
+        return ""
+    several = f"{len(found)} studies of commands stand" if len(found) > 1 else "a study of commands stands"
+    return f"; {several} there: regimes show {shlex.quote(str(found[0]))}"
 
 
 def facts_of(folder: Path) -> dict[str, Any] | None:
