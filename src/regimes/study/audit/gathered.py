@@ -166,8 +166,8 @@ def gather(root: Path, trials: bool = False) -> Gathered:
         else:
             runs.append(read)
     if not runs:
-        said = f": {_counted(left)}" if left else ""
-        raise ResumeError(f"there are no finished runs of regimes below {root}{said}{folders.of_commands(root)}")
+        how = f": {_counted(left)}" if left else ""
+        raise ResumeError(f"there are no finished runs of regimes below {root}{how}{folders.of_commands(root)}")
     for run in sorted(runs, key=lambda run: (str(run.declared["created"]), str(run.path))):
         found.setdefault(run.kind, Group()).runs.append(run)
     groups = list(found.values())
