@@ -12,7 +12,10 @@ import click
 from regimes.cli import common
 
 _FOLDER = os.path.join(os.path.dirname(__file__), "templates")
-KINDS = ("averager", "controller", "grad_transform", "loss", "optimizer", "probe", "sampler", "schedule")
+KINDS = (
+    "augment", "averager", "controller", "grad_transform", "loss", "model_transform", "optimizer", "probe", "sampler",
+    "schedule", "selector",
+)  # fmt: skip
 
 
 @common.command("new", "regimes new sampler EasyFirst --out plugins")
