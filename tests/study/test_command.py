@@ -216,7 +216,7 @@ def test_a_command_that_outlives_its_study_keeps_its_time_limit(tmp_path):
     work = orphaned(tmp_path, "sleep 60 & echo $! > $1/child; wait; echo loss 1", 2)
     began_ = time.time()
     outcome = work.train(TASK, tmp_path / "runs")
-    assert outcome.failure == "ran longer than 2 s, after its study had been killed, and was ended"
+    assert outcome.failure == "ran longer than 2 s, and was ended by another call of its study"
     assert time.time() - began_ < 4
     ends(tmp_path)
 
@@ -224,7 +224,24 @@ def test_a_command_that_outlives_its_study_keeps_its_time_limit(tmp_path):
 def test_a_process_that_is_another_by_now_is_left_alone(tmp_path, monkeypatch):
     work = orphaned(tmp_path, "sleep 3; echo loss 1", 1)
     monkeypatch.setattr(groups, "born", lambda pid: "another")
+    assert work.train(TASK, tmp_path / "runs").failure == "ran longer than 1 s, and was ended"  # the next attempt
+    assert [file.read_text() for file in tmp_path.glob("runs/*/attempt-1.ended")] == ["0"]
+
+
+def test_what_outlives_its_study_and_its_limit_is_no_value(tmp_path):
+    work = orphaned(tmp_path, "sleep 3; echo loss 1", 1)
+    while not list(tmp_path.glob("runs/*/attempt-1.ended")):
+        time.sleep(0.05)
+    assert work.train(TASK, tmp_path / "runs").failure == "ran longer than 1 s, and was ended"
+
+
+def test_what_a_command_left_running_is_not_waited_for_once_it_has_ended(tmp_path):
+    work = orphaned(tmp_path, "sleep 60 & sleep 2; echo loss 1", 30)
+    while not list(tmp_path.glob("runs/*/attempt-1.ended")):
+        time.sleep(0.05)
+    began_ = time.time()
     assert work.train(TASK, tmp_path / "runs").metrics == {"loss": 1.0}
+    assert time.time() - began_ < 15
 
 
 SAVES = """

@@ -8,6 +8,7 @@ import pytest
 
 import regimes as rg
 from regimes.core.errors import DeclarationError, RegimesError
+from regimes.study.command.line import Line
 from regimes.study.command.measured import Measured, Unread
 from regimes.study.command.values import Values
 from regimes.study.tasks import Task
@@ -197,6 +198,53 @@ def test_files_named_by_values_are_part_of_what_a_run_is(tmp_path):
     assert rg.Command(work.command, "{out}/m.json:w", curve="{out}/l.csv:v", directory=tmp_path).key(
         Task("b", Values({"c": "b"}), 0)
     ) == before[1]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("python train.py --seed {seed} # don't cache", ["train.py"]),
+        ('bash -c "python train.py --seed {seed}"', ["train.py"]),
+        ("cd sub && python train.py {seed}", ["train.py", "sub/train.py"]),
+        ("cd sub && python -m deep.run {seed}", ["sub/deep/run.py"]),
+        ("python -m sub {seed}", ["sub/__main__.py"]),
+        ("python train.py {seed} | tee -a all.log", ["train.py"]),
+        ("python train.py {seed} 2>> all.log", ["train.py"]),
+        ("sh <all.log --config={config} {seed}", ["all.log", "sub/a.json"]),
+    ],
+)
+def test_files_are_found_whatever_the_shell_makes_of_the_line(tmp_path, line, named):
+    (tmp_path / "sub" / "deep").mkdir(parents=True)
+    for name in ("train.py", "all.log", "sub/train.py", "sub/a.json", "sub/__main__.py", "sub/deep/run.py"):
+        (tmp_path / name).write_text("")
+    found = Line(line).files({"seed": "0", "config": "sub/a.json"}, tmp_path)
+    assert sorted(found) == sorted(tmp_path / name for name in named)
+
+
+def test_a_run_that_changes_what_it_is_made_of_has_failed(tmp_path):
+    (tmp_path / "cache.txt").write_text("1")
+    work = rg.Command(
+        "echo {seed} >/dev/null; sh -c 'echo 2 > cache.txt'; cat cache.txt", "{out}/stdout.txt:/([0-9]+)/",
+        directory=tmp_path,
+    )  # fmt: skip
+    failure = work.train(Task("a", Values({}), 0), tmp_path / "runs").failure
+    assert failure.startswith(f"{tmp_path / 'cache.txt'} changed while the command ran that names it")
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_of_an_appended_table_only_new_rows_count(tmp_path, ending):
+    first, row, other = {
+        "jsonl": ("", '{"step": 10, "loss": 9}', '{"step": 10, "train": 1}'),
+        "csv": ("step,loss,train", "10,9,", "10,,1"),
+    }[ending]
+    (tmp_path / "train.sh").write_text(
+        f"file=$2/log.{ending}\n"
+        f"if [ -e $file ]; then echo '{other}' >> $file; else printf '{first}\\n{row}\\n' > $file; exit 1; fi\n"
+    )
+    work = rg.Command("sh train.sh {seed} {out}", f"{{out}}/log.{ending}:loss", directory=tmp_path, resumes=True)
+    first_, second = (work.train(Task("a", Values({}), 0), tmp_path / "runs") for _ in range(2))
+    assert "exit status 1" in first_.failure
+    assert "holds no 'loss'" in second.failure
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -209,10 +210,15 @@ class _Reader:
             return node.value.lower() == "true"
         if tag in (f"{_CORE}int", f"{_CORE}float"):
             # 0o14 and 1_000 are integers, .inf is a float: the library knows.
+            # 007 is a label, and 12e3456 may be a commit: nobody means 7 or infinity by them.
+            if re.match(r"[+-]?0\d", node.value):
+                return node.value
             try:
-                return (int if tag.endswith("int") else float)(self._number(node.value))
+                value = (int if tag.endswith("int") else float)(self._number(node.value))
             except (ValueError, OverflowError):
                 return node.value
+            overflown = isinstance(value, float) and math.isinf(value) and "inf" not in node.value.lower()
+            return node.value if overflown else value
         if tag not in _AS_TEXT:
             self.problems.append(Problem(line, "", f"the tag '{tag}' is not read; allowed: plain YAML"))
         return str(node.value)

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 #: Endings of what is appended to, so that it may hold something old before something new.
-_APPENDED = (".txt", ".log")
+_APPENDED = (".txt", ".log", ".jsonl", ".ndjson", ".csv")
 
 
 @dataclass(frozen=True)
 class Left:
     """The files of a folder as an attempt finds them when it begins; nothing where the folder is new.
 
-    A file counts for the attempt if it was written since: its size, its time or the file itself has changed. Of a text
-    that was appended to, what was there before does not count.
+    A file counts for the attempt if it was written since: its size, its time or the file itself has changed. Of a file
+    that was appended to, the lines that were there before do not count.
 
     Parameters
     ----------
     files : mapping of str to dict
-        By path: ``size``, ``time`` (ns), ``inode``, and of texts the ``digest`` of their content.
+        By path: ``size``, ``time`` (ns), ``inode``, and of what is appended to the ``digest`` of its content.
     """
 
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Left:
         return (before["size"], before["time"], before["inode"]) == (now.st_size, now.st_mtime_ns, now.st_ino)
 
     def beyond(self, path: Path) -> bytes:
-        """Return the content of a text without what was there before, where it still begins with that."""
+        """Return the content of a file without what was there before, where it still begins with that."""
         content, before = path.read_bytes(), self.files.get(str(path), {})
         size = before.get("size", 0)
         return content[size:] if size and _digest(content[:size]) == before.get("digest") else content

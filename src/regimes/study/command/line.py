@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -20,6 +20,10 @@ _OUTSIDE = re.compile(
         | '[^']*' | "(?:[^"\\`$] | \\. | \$(?![`{(]) | \$\{\w+(?::?[+=?-][^"'`\\{}()]*)?\})*" )*""",
     re.VERBOSE | re.DOTALL,
 )
+#: What could be a path; what a shell writes to; a module that is run.
+_WORD = re.compile(r"""[^\s'"`;|&<>()=,]+""")
+_WRITTEN = re.compile(r"""(?:&|\d)?>{1,2}\s*[^\s'"`;|&<>()]+|\btee\b[^;|&<>\n]*""")
+_MODULE = re.compile(r"(?<!\S)-m\s+([A-Za-z_][\w.]*)")
 
 
 @dataclass(frozen=True)
@@ -65,14 +69,18 @@ class Line:
         return made + self.text[at:]
 
     def files(self, texts: Mapping[str, str], folder: Path) -> list[Path]:
-        """Return the files in a folder that the words of the line name, ``--config=FILE`` too."""
-        known = _FIELD.sub(lambda found: _known(found, texts), self.text)
-        words: list[str] = []
-        with contextlib.suppress(ValueError):  # a line that only a shell can split names what it names
-            split = shlex.shlex(known, posix=True, punctuation_chars=True)
-            split.whitespace_split, split.commenters = True, ""
-            words = [part for word in split if "\0" not in word for part in (word, word.split("=", 1)[-1])]
-        return list(dict.fromkeys(path for word in words if (path := folder / word).is_file()))
+        """Return the files that the line names: in a folder, or in one that the line names itself (``cd sub``).
+
+        Every run of characters that could be a path is tried, whatever the quotes around it, ``--config=FILE`` and the
+        module of ``-m`` too. Where a shell writes to (``>``, ``tee``) is not what a run is made of.
+        """
+        known = _WRITTEN.sub(" ", _FIELD.sub(lambda found: _known(found, texts), self.text))
+        words = [os.path.expanduser(word) for word in _WORD.findall(known) if "\0" not in word]
+        modules = [found.replace(".", "/") for found in _MODULE.findall(known)]
+        folders = [folder, *(path for word in words if (path := folder / word).is_dir())]
+        named = [*words, *(name for module in modules for name in (f"{module}.py", f"{module}/__main__.py"))]
+        found = (place / word for place in folders for word in named)
+        return list(dict.fromkeys(path for path in found if path.is_file()))
 
 
 def _word(text: str, name: str, before: str) -> str:
@@ -89,6 +97,4 @@ def _word(text: str, name: str, before: str) -> str:
 
 def _known(found: re.Match[str], texts: Mapping[str, str]) -> str:
     """What a name stands for when words are looked for; what is not known yet can be no part of a file's name."""
-    if found[1] is None:
-        return found[0][0]
-    return shlex.quote(texts[found[1]]) if found[1] in texts else "\0"
+    return found[0][0] if found[1] is None else texts.get(found[1], "\0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 import re
@@ -129,10 +130,11 @@ class Measured:
         return [(place if step is None else step, value) for place, (step, value) in enumerate(found, 1)]
 
     def _end(self, rows: list[Row]) -> list[Row]:
-        """The last row; where it tells a step, and another value than the metric, the rows of that step."""
+        """The last row; where it tells a step, and another value than the metric, the last rows of that step together."""
         if not rows or self.key in rows[-1] or self._step(rows[-1]) is None:
             return rows[-1:]
-        return [row for row in rows if row.get(self.step) == rows[-1][self.step]]
+        last = rows[-1][self.step]  # an epoch before may have counted to it, too
+        return list(itertools.takewhile(lambda row: row.get(self.step) == last, reversed(rows)))[::-1]
 
     def _path(self, out: Path) -> Path:
         return out / self.file.removeprefix("{out}/")
@@ -157,10 +159,14 @@ class Measured:
             if path.suffix in TEXTS:
                 text = left.beyond(path).decode("utf-8", errors="replace")
                 return [{self.key: found} for found in numbers.tokens(self.key[1:-1], text)]
-            return [flat(row) for row in _table(path.suffix, path.read_text(encoding="utf-8-sig"))]
+            text = left.beyond(path).decode("utf-8-sig")
+            if path.suffix == ".csv" and len(text) < path.stat().st_size:  # appended to: the names stand at the top
+                with open(path, encoding="utf-8-sig", newline="") as file:
+                    text = text if text.startswith(first := file.readline()) else first + text
+            return [flat(row) for row in _table(path.suffix, text)]
         except FileNotFoundError:
             raise Unread(f"the command ended with exit status 0, but wrote no {path}") from None
-        except (ValueError, csv.Error) as why:
+        except (ValueError, RecursionError, csv.Error) as why:
             raise Unread(f"{path} cannot be read: {why}") from None
 
 
@@ -183,8 +189,12 @@ def _table(ending: str, text: str) -> Iterable[Row]:
 def _csv(text: str) -> list[Row]:
     if text and not text.endswith(("\n", "\r")):
         raise ValueError("its last line has no end, so that it may have been cut off")
-    rows = []
-    for number, row in enumerate(csv.DictReader(io.StringIO(text, newline=""), strict=True), 1):
+    rows, reader = [], csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    names = list(reader.fieldnames or ())
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"its first line names column '{twice}' {names.count(twice)} times")
+    for number, row in enumerate(reader, 1):
         if None in row or None in row.values():
             raise ValueError(f"row {number} has not as many cells as the first line")
         rows.append({name: value for name, told in row.items() if (value := cell(told)) is not None})

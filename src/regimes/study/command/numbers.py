@@ -14,6 +14,8 @@ NUMBER = (
 )
 #: A number in text from its first sign on, with what hangs on it as in 1,234.5 or 1.2.3: seen, but no number.
 _TOKEN = rf"(?<![\d.+-])(?<![\d.][eE_])((?>{NUMBER}(?:[.,]\d+)*))"
+#: The same behind a sign or a point that the pattern itself names, as in ``acc-([0-9.]+)``.
+_AFTER_SIGN = rf"((?>{NUMBER}(?:[.,]\d+)*))"
 
 
 def number(told: Any) -> float | None:
@@ -28,7 +30,10 @@ def number(told: Any) -> float | None:
     """
     if isinstance(told, str):
         return float(told) if re.fullmatch(rf"\s*{NUMBER}\s*", told) else None
-    return float(told) if is_number(told) else None
+    try:
+        return float(told) if is_number(told) else None
+    except OverflowError:  # an integer of 400 digits
+        return None
 
 
 def tokens(pattern: str, text: str) -> list[str]:
@@ -45,11 +50,13 @@ def tokens(pattern: str, text: str) -> list[str]:
     --------
     >>> tokens("val loss ([0-9.]+)", "val loss 2.5\\nval loss 2e-05\\nval loss improved\\nval loss nan")
     ['2.5', '2e-05', 'nan']
-    >>> tokens("loss.*([0-9])", "loss is -12.5e-3")
-    ['-12.5e-3']
+    >>> tokens("loss.*([0-9])", "loss is -12.5e-3"), tokens("acc-([0-9.]+)", "acc-0.93")
+    (['-12.5e-3'], ['0.93'])
     """
     begin, end = _group(pattern)
-    found = re.finditer(f"{pattern[:begin]}{_TOKEN}{pattern[end:]}", text)
+    lead, rest = pattern[:begin], pattern[end:]
+    token = _AFTER_SIGN if lead.endswith(("-", "\\+", "\\.")) and not lead.endswith("\\\\.") else _TOKEN
+    found = re.finditer(f"{lead}{token}{rest}", text)
     return [match[1] for match in found if match[1] is not None]
 
 

@@ -22,6 +22,8 @@ from regimes.study.stopping import terminable
 
 #: How often a command that runs is looked at.
 POLL = 0.05
+#: Seconds past its limit within which a command that nobody watches may still end.
+_GRACE = 1.0
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,16 @@ class Attempts:
                 return
             out = self.newest()
             begun = {} if out is None else self._begun(out)
-            limit = begun.get("timeout")
+            limit, born = begun.get("timeout"), groups.born(begun["pid"]) if "pid" in begun else ""
+            if out is not None and not born and "pid" in begun and self._file_of_end(out).exists():
+                groups.end(begun["pid"])  # the command has ended, and left behind what holds its lock
             late = limit is not None and time.time() - begun["started"] > limit
-            if late and "pid" in begun and groups.born(begun["pid"]) == begun["born"]:
+            if late and born and born == begun["born"]:
                 groups.end(begun["pid"])
-                raise RegimesError(f"ran longer than {limit:g} s, after its study had been killed, and was ended")
+                raise RegimesError(f"ran longer than {limit:g} s, and was ended by another call of its study")
+
+    def _file_of_end(self, out: Path) -> Path:
+        return self.folder / f"{out.name}.ended"
 
     def _begun(self, out: Path) -> dict[str, Any]:
         """What was noted when an attempt began."""
@@ -114,12 +121,15 @@ class Attempts:
         out = self.newest()
         if out is None:
             return None
-        file = self.folder / f"{out.name}.ended"
+        file = self._file_of_end(out)
         if not file.exists():
             return None
         code = int(file.read_text() or "1")
         begun = self._begun(out)
-        return Ended(out, code, max(file.stat().st_mtime - begun["started"], 0.0), Left(begun["left"]))
+        seconds = max(file.stat().st_mtime - begun["started"], 0.0)
+        if begun["timeout"] is not None and seconds > begun["timeout"] + _GRACE:
+            return None  # it outlived its study, and its limit: it is no value, as if it had been ended
+        return Ended(out, code, seconds, Left(begun["left"]))
 
     def next(self) -> Path:
         """The folder of the next attempt, made; what has ended well is not gone on from."""
@@ -145,7 +155,7 @@ class Attempts:
         left = Left.of(out)
         begun = {"line": line, "started": began, "cwd": str(cwd), "timeout": limit, "left": dict(left.files)}
         write_json(note, begun)
-        ended = self.folder / f"{out.name}.ended"
+        ended = self._file_of_end(out)
         ended.unlink(missing_ok=True)
         # The exit status is written by the shell: it is known even where nobody waits for it any more.
         script = f'(\n{line}\n)\nprintf %s "$?" > "$0"\n'

@@ -44,7 +44,9 @@ def _outcome(work: Command, task: Task, folder: Path) -> Outcome:
             if ended is None or not reused:
                 out = attempts.next()
                 line = work.line(task.declared, task.seed, out)
+                before = work.digests(task)
                 ended = attempts.run(line, out, lock, Path(work.directory), seconds(work.timeout))
+                _refuse_changed(before, work.digests(task))
             found = _result(work, ended) | {"reader": reader}
             write_json(file, found)
     name = work.measured.name
@@ -52,6 +54,16 @@ def _outcome(work: Command, task: Task, folder: Path) -> Outcome:
         task, {name: _number(found["metric"])}, [{**row, name: _number(row[name])} for row in found["curve"]], [], {},
         None, None, found["seconds"], folder.name, reused,
     )  # fmt: skip
+
+
+def _refuse_changed(before: dict[str, str], now: dict[str, str]) -> None:
+    """Refuse a run that changed what it is made of: it would not be found again, and made anew by every call."""
+    for path, digest in now.items():
+        if before.get(path) != digest:
+            raise RegimesError(
+                f"{path} changed while the command ran that names it; what a run writes belongs into {{out}}, and a script "
+                "is left alone while it runs"
+            )
 
 
 def _result(work: Command, ended: Ended) -> dict[str, Any]:

@@ -203,10 +203,14 @@ class Command:
         """
         seen = {
             "line": self.line(task.declared, task.seed, Path("OUT")),
-            "files": {str(path): _digest(path) for path in self._files(texts(task.declared, task.seed, "OUT"))},
+            "files": self.digests(task),
             "directory": str(self.directory),
         }
         return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
+
+    def digests(self, task: Task) -> dict[str, str]:
+        """Digests of the files that a run's line names, by path."""
+        return {str(path): _digest(path) for path in self._files(texts(task.declared, task.seed, "OUT"))}
 
 
 def _said(value: Any) -> str:
