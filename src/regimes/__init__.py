@@ -113,6 +113,10 @@ FOLLOWERS.update(dict.fromkeys(("tensorboard", "wandb", "mlflow", "trackio"), "r
 
 def __getattr__(name: str) -> Any:
     """Import what is called `name` on first use, and keep it."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("regimes")
     if name.startswith("_"):
         raise AttributeError(f"module 'regimes' has no attribute '{name}'")
     import importlib

@@ -1,5 +1,8 @@
 """What no script can be written for is refused before anything is written, with its key and what is allowed."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -99,3 +102,26 @@ def test_a_component_of_the_users_own(tmp_path, monkeypatch):
         rg.DeclarationError, match="grad_transforms: got Nothing; allowed in a script: ClipNorm, ClipValue, Noise"
     ):
         eject(TINY, declared)
+
+
+def test_a_rule_of_the_users_own_is_imported(tmp_path):
+    """The module is loaded where the script is written; the script has to load it by itself."""
+    (tmp_path / "own_signs.py").write_text(
+        "import torch\nfrom regimes.core.component import knob\nfrom regimes.core.kinds import Knob\n"
+        "from regimes.core.registry import register\n"
+        "from regimes.optimizers.tensorwise.rule import Tensorwise\n\n@register\nclass OwnSigns(Tensorwise):\n"
+        "    lr: Knob = knob(0.01, low=0)\n\n    def update(self, p, g, slot, t):\n        p.sub_(self.lr * g.sign())\n"
+    )
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "modules: [own_signs]\nworkload: digits_mlp\n"
+        "regime: {optimizer: OwnSigns(lr=0.001), batch_size: 32, budget: 20 steps}\n"
+    )
+
+    def python(*words):
+        return subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    script = python("-m", "regimes", "eject", "own.yaml")
+    assert "import own_signs" in script
+    (tmp_path / "train.py").write_text(script)
+    assert "val/loss" in python("train.py")

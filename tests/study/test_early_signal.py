@@ -253,7 +253,7 @@ def test_the_command_says_the_same(folder):
             "metric: there is no 'gradient_nrom' in the records; did you mean 'gradient_norm'?",
         ),
         ({"metric": "val/loss", "at": 0.1}, "at: got 'val/loss', which was not measured from 5% to 10% of the steps"),
-        ({"final": "val/los"}, "better: got None; allowed: 'lower' or 'higher'"),
+        ({"final": "val/los"}, "better: say whether lower or higher val/los is better; allowed: 'lower' or 'higher'"),
         ({"final": "val/acc", "better": "higher"}, "final: there is no final metric 'val/acc'"),
         ({"prefer": "low"}, "prefer: got 'low'; allowed: 'lower' or 'higher'"),
         ({"keep": [0.0]}, "keep: got [0.0]; allowed: shares above 0, at most 1"),
@@ -297,7 +297,7 @@ def test_which_values_are_promising_is_declared_or_has_to_be_said(tmp_path):
     alone = sorted(path.parent for path in tmp_path.rglob("run.json"))
     assert rg.early_signal(alone, **asked, better="higher").prefer == "higher"
     assert rg.early_signal(alone, **(asked | {"final": "test/acc"}), better="higher").prefer == "higher"
-    with pytest.raises(DeclarationError, match="better: got None"):
+    with pytest.raises(DeclarationError, match="better: say whether lower or higher"):
         rg.early_signal(alone, **asked)
     with pytest.raises(DeclarationError, match="prefer: got None; .*as nothing says which val/acc is promising"):
         rg.early_signal(alone, **(asked | {"final": "val/loss"}))
@@ -310,5 +310,5 @@ def test_studies_that_do_not_agree_declare_no_direction():
     assert _declared(asked) == {"m": "higher"}
     # What is said of the very metric counts before what is said of it on other data.
     assert _promising("val/acc", {"val/acc": "higher", "test/acc": "lower"}) == "higher"
-    with pytest.raises(DeclarationError, match="prefer: got None"):
+    with pytest.raises(DeclarationError, match="prefer: say whether lower or higher"):
         _promising("train/acc", {"val/acc": "higher", "test/acc": "lower"})

@@ -132,7 +132,7 @@ def test_curves_are_judged_where_all_have_come_or_each_at_its_end():
         ({"where": {"opt": "sgd"}}, "arm: got column 'opt', which tells fewer than two arms apart"),
         ({"where": {"opt": "adam"}}, "where: no row has"),
         ({"metric": "opt", "better": "lower"}, "metric: got 'sgd' in column 'opt'; allowed: numbers"),
-        ({"metric": "seed"}, "better: got None"),
+        ({"metric": "seed"}, "better: say whether lower or higher"),
         ({"at": "end", "step": "seed", "seed": "opt"}, "at: got 'end'; allowed: 'last', 'common' or a step"),
     ],
 )
@@ -371,7 +371,7 @@ def test_refusals_of_the_command_name_options(tmp_path):
         assert found.exit_code == 2
         return found.output.strip()
 
-    assert said() == "--better: got None; allowed: 'lower' or 'higher'"
+    assert said() == "--better: say whether lower or higher acc is better; allowed: 'lower' or 'higher'"
     assert said("--better", "higher", "--metric", "ac").startswith("--metric: there is no column 'ac'")
     assert said(path=tmp_path / "nothing.csv") == f"PATH: there is no '{tmp_path / 'nothing.csv'}'"
     few = written(tmp_path / "few.csv", "ab", [range(3)] * 2)

@@ -275,7 +275,11 @@ def test_what_no_version_holds_is_linked(small):
         ("{seed} {out}", "{seed} {out} {lr}", "values: gives no 'lr', which the command names"),
         ("{seed} {out}", "{out}", "workload.command: has no {seed}"),
         ("{seed} {out}", "{seed} {out} {regimes_x}", "names that begin with 'regimes_' are ours"),
-        ("json:loss", "json:score", "guard.better: got None; allowed: 'lower' or 'higher'"),
+        (
+            "json:loss",
+            "json:score",
+            "guard.better: say whether lower or higher score is better; allowed: 'lower' or 'higher'",
+        ),
         ("seeds: 6", "links: [nowhere]", "guard.links: there is no 'nowhere'"),
     ],
 )

@@ -89,7 +89,11 @@ track = click.option(
     "--track", multiple=True, metavar="NAME[@AXIS]",
     help="Copy the records to tensorboard, wandb, mlflow or trackio, over step, samples or tokens. Repeatable.",
 )  # fmt: skip
-progress = click.option("--progress/--no-progress", default=None, help="Show progress. [default: on a terminal]")
+progress = click.option(
+    "--progress/--no-progress",
+    default=None,
+    help="Show progress. [default: on a terminal; of studies, plain lines elsewhere]",
+)
 
 
 @contextlib.contextmanager

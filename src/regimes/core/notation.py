@@ -13,8 +13,8 @@ import re
 import warnings
 from typing import Any
 
-from regimes.core.errors import DeclarationError, nearest, show
-from regimes.core.registry import REGISTRY, USER_MODULES, user_class
+from regimes.core.errors import DeclarationError, show
+from regimes.core.registry import REGISTRY, USER_MODULES, unknown, user_class
 
 MAX_LENGTH = 20_000
 MAX_DEPTH = 40
@@ -100,7 +100,7 @@ def _refuse_other_kinds(node: ast.expr, kinds: tuple[str, ...]) -> None:
     words = " or ".join(f"a{'n' if kind[0] in 'aeiou' else ''} {kind}" for kind in kinds)
     options = [cls.__name__ for kind in kinds for cls in REGISTRY.classes(kind)]
     if name.id not in REGISTRY.names():
-        raise DeclarationError(f"there is no component '{name.id}'; {nearest(name.id, options)}")
+        raise unknown(name.id, options)
     found = getattr(REGISTRY.find(name.id), "kind", None)
     if found is not None and found not in kinds:
         raise DeclarationError(f"{name.id} is a{'n' if found[0] in 'aeiou' else ''} {found}; allowed: {words}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -28,6 +29,13 @@ PACKAGES = tuple(
         "weights",
     )
 )
+
+
+def unknown(name: str, options: Iterable[str]) -> DeclarationError:
+    """Return the refusal of a name that no component has, with how one's own are named where nothing is near."""
+    near = nearest(name, options)
+    own = "; one of your own is known once its module is imported (in YAML: modules: [mymodule])"
+    return DeclarationError(f"there is no component '{name}'; {near}{own if near.startswith('allowed') else ''}")
 
 
 class Registry:
@@ -84,7 +92,7 @@ class Registry:
         if name not in self._entries:
             self.load_third_party()
         if name not in self._entries:
-            raise DeclarationError(f"there is no component '{name}'; {nearest(name, self._entries)}")
+            raise unknown(name, self._entries)
         return self._entries[name]
 
     def load_own(self) -> None:

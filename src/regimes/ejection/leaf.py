@@ -54,6 +54,9 @@ class Leaf:
         if type(rule) in _TORCHS:
             weight_decay = {"weight_decay": 0.01 if type(rule) is AdamW else 0.0}
             return _TORCHS[type(rule)][0], options, _TORCH_DEFAULTS | weight_decay
+        module = type(rule).__module__
+        if module.split(".")[0] != "regimes":  # rg.optim knows a rule of somebody's own once its module is imported
+            own.script.need(f"import {module}  # noqa: F401")
         return f"rg.optim.{type(rule).__name__}", options, {n: i.default for n, i in fields.table(type(rule)).items()}
 
     def arguments(self) -> list[str]:

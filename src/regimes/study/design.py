@@ -205,6 +205,10 @@ def check_better(metric: str, better: str | None) -> str:
     if better is None and metric.endswith("loss") and not re.search(r"(^|[/_.])neg", metric):
         return "lower"
     if better not in ("lower", "higher"):
+        if better is None:
+            raise DeclarationError(
+                f"say whether lower or higher {metric} is better; allowed: 'lower' or 'higher'", "better"
+            )
         raise DeclarationError(f"got {show(better)}; allowed: 'lower' or 'higher'", "better")
     return better
 

@@ -59,9 +59,7 @@ def make_room(folder: Path, record: dict[str, Any]) -> str | None:
     for name in _FILES:
         if (folder / name).exists():
             (folder / name).replace(beside / name)
-    kept = (
-        f"{folder} held another study ({'; '.join(differing)}): it is kept in {beside}, and shares its runs with this"
-    )
+    kept = f"{folder} held another study ({'; '.join(differing)}): it is kept in {beside}; runs that both ask for are shared"
     return "; ".join(filter(None, [kept, _peeked(looked)]))
 
 

@@ -187,7 +187,7 @@ def _refuse_standstill(run: Run, mode: str) -> None:
     if all(f(run.position) <= 1e-9 * highest[path] for path, f in rates.items()):
         raise DeclarationError(
             f"got '{mode}', but {next(iter(rates))} is 0 at step {run.frame.step} and would stay there, so nothing more "
-            "would be learned; allowed: rescale, or an earlier step to go on from",
+            "would be learned; allowed: rescale, or an earlier step (at) to go on from",
             "schedule",
         )
 
