@@ -123,6 +123,51 @@ def test_curves_are_judged_where_all_have_come_or_each_at_its_end():
         judged(unequal)
 
 
+def with_nan(bad):
+    return [row | {"val/loss": math.nan} if bad(row) else row for row in curves({"a": 2, "b": 2, "c": 2})]
+
+
+def test_a_curve_with_nan_that_is_missing_is_left_out_as_a_whole():
+    late = with_nan(lambda row: row["opt"] == "b" and row["step"] == 2)
+    two = [row for row in late if row["opt"] != "c"]
+    for at in (None, "last", "common", 1):
+        with pytest.raises(DeclarationError, match="arm: .*tells fewer than two arms apart that have runs"):
+            judged(two, step="step", nan="missing", at=at)
+    for step in (1, 2):  # at any step, not at the last only
+        some = with_nan(lambda row, step=step: row["opt"] == "b" and row["seed"] in (1, 4) and row["step"] == step)
+        facts = judged(some, step="step", nan="missing", at="last", assume="normal")
+        assert next(arm for arm in facts["arms"] if arm["name"] == "b")["absent"] == [1, 4]
+        assert comparison(facts, "b")["pairs"] == 4
+        note = "left out as a whole, because val/loss is NaN at some step: b, seed 1; b, seed 4"
+        assert note in facts["notes"]
+        assert not any("without a value" in note for note in facts["notes"])
+
+
+def test_an_empty_cell_of_a_curve_leaves_no_run_out():
+    rows = [*curves({"a": 2, "b": 2}), {"opt": "b", "seed": 0, "step": 2, "val/loss": None, "other": 1}]
+    facts = judged(rows, step="step", nan="missing")
+    assert comparison(facts, "b")["pairs"] == 6
+    assert not any("left out as a whole" in note or "without a value" in note for note in facts["notes"])
+
+
+def test_runs_that_diverge_after_the_step_at_which_they_are_judged_are_told():
+    bad = {"b": range(6), "c": [3]}
+    rows = with_nan(lambda row: row["step"] == 2 and row["seed"] in bad.get(row["opt"], ()))
+    told = [
+        "6 runs of b hold NaN later: they diverged after the step at which they are judged",
+        "1 run of c holds NaN later: it diverged after the step at which it is judged",
+    ]
+    short = [row for row in rows if (row["opt"], row["step"]) != ("a", 2)]
+    for frame, at in ((rows, 1), (short, "common")):
+        facts = judged(frame, step="step", nan="diverged", at=at, assume="normal")
+        assert [note for note in facts["notes"] if "NaN" in note] == told
+        assert [arm["diverged"] for arm in facts["arms"]] == [0, 0, 0]
+    for frame, at in ((rows, 2), (rows, "last"), (rows, None), (short, "last")):
+        facts = judged(frame, step="step", nan="diverged", at=at, assume="normal")
+        assert [arm["diverged"] for arm in facts["arms"]] == [0, 6, 1]
+        assert not any("NaN later" in note for note in facts["notes"])
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

@@ -173,6 +173,38 @@ def test_states_of_a_trainer(tmp_path):
     assert read(tmp_path / "sgd-s0" / "checkpoint-5" / "trainer_state.json").rows[0]["run"] == "sgd-s0"
 
 
+def put_state(folder, *asked, **more):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "trainer_state.json").write_text(json.dumps(state(*asked, **more)))
+
+
+def test_a_checkpoint_left_over_from_another_run_is_left_out_and_told(tmp_path):
+    put_state(tmp_path / "a", {50: 2.0, 100: 1.5}, steps=100, most=100)
+    put_state(tmp_path / "a" / "checkpoint-100", {50: 2.0, 100: 1.5}, steps=100, most=100)
+    put_state(tmp_path / "a" / "checkpoint-500", {50: 2.1, 100: 1.5, 500: 0.5}, steps=500, most=500)
+    for path in (tmp_path, tmp_path / "a"):
+        found = read(path)
+        assert [(row["step"], row["eval_loss"]) for row in found.rows] == [(50, 2.0), (100, 1.5)]
+        assert found.notes == (
+            "run 'a': checkpoint-500 tells of another run than the folder's own trainer_state.json, which is of step 100, "
+            "and is left out",
+        )
+    put_state(tmp_path / "a" / "checkpoint-400", {60: 2.0, 400: 0.6}, steps=400, most=500)
+    assert "checkpoint-400, checkpoint-500 tell of another run" in read(tmp_path).notes[0]
+    assert "and are left out" in read(tmp_path).notes[0]
+
+
+def test_a_checkpoint_that_goes_on_from_the_folders_own_state_counts(tmp_path):
+    put_state(tmp_path / "a", {50: float("nan"), 100: 1.5}, steps=100, most=100)
+    put_state(tmp_path / "a" / "checkpoint-200", {50: float("nan"), 100: 1.5, 200: 1.0}, steps=200, most=200)
+    put_state(tmp_path / "a" / "checkpoint-500", {50: 1.9, 500: 0.5}, steps=500, most=500)
+    found = read(tmp_path)
+    assert [row["step"] for row in found.rows] == [50, 100, 200]
+    assert "checkpoint-500 tells of another run" in found.notes[0]
+    (tmp_path / "a" / "checkpoint-500" / "trainer_state.json").unlink()
+    assert ([row["step"] for row in read(tmp_path).rows], read(tmp_path).notes) == ([50, 100, 200], ())
+
+
 def test_a_state_that_transformers_writes(tmp_path):
     transformers = pytest.importorskip("transformers", reason="extra 'trackers' is not installed")
     made = transformers.TrainerState(global_step=10, max_steps=10, trial_params={"lr": 0.1})

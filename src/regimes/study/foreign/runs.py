@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,16 +71,26 @@ class Reader:
         """
         courses: dict[tuple[str, Any], dict[Any, float]] = {}
         empty: dict[tuple[str, Any], None] = {}
+        broken: dict[tuple[str, Any], None] = {}
         for place, at, row in self._once():
             value = self._value(row)
-            if value is None:
-                empty[place] = None
-            else:
+            if value is not None:
                 courses.setdefault(place, {})[at] = value
-        missing = [f"{arm}, {self._label(seed)}" for arm, seed in empty if (arm, seed) not in courses]
-        if missing:
-            self.said.append(f"without a value of {self.metric}, and left out: {'; '.join(sorted(missing))}")
-        return [Run(arm, seed, course) for (arm, seed), course in courses.items()]
+            else:
+                (broken if self._breaks(row) else empty)[place] = None
+        self._tell(f"left out as a whole, because {self.metric} is NaN at some step", broken)
+        lacking = [place for place in empty if place not in courses and place not in broken]
+        self._tell(f"without a value of {self.metric}, and left out", lacking)
+        return [Run(*place, course) for place, course in courses.items() if place not in broken]
+
+    def _breaks(self, row: Mapping[str, Any]) -> bool:
+        """Whether a curve without this point would be judged at what was before its run failed: a NaN, no empty cell."""
+        return self.step is not None and number_of(row.get(self.metric)) is not None
+
+    def _tell(self, why: str, places: Iterable[tuple[str, Any]]) -> None:
+        named = sorted(f"{arm}, {self._label(seed)}" for arm, seed in places)
+        if named:
+            self.said.append(f"{why}: {'; '.join(named)}")
 
     def _once(self) -> list[tuple[tuple[str, Any], Any, Mapping[str, Any]]]:
         """Arm and seed, step, and row of every row that counts: one that stands there twice counts once, and is told."""
@@ -219,3 +230,26 @@ def judged_at(runs: Sequence[Run], at: str | int | None) -> tuple[Any, list[str]
     if lacking:
         raise DeclarationError(f"run {lacking[0].arm}, seed {lacking[0].seed}, has no value at step {wanted}", "at")
     return wanted, [f"judged at step {wanted:g}; runs end between step {ends[0]:g} and {ends[-1]:g}"]
+
+
+def diverged_later(runs: Sequence[Run], position: Any) -> list[str]:
+    """Say of each arm how many runs hold NaN only after the step at which all are judged.
+
+    Examples
+    --------
+    >>> diverged_later([Run("a", 0, {1: 2.0, 2: 1.9}), Run("b", 0, {1: 1.5, 2: math.nan})], 1)
+    ['1 run of b holds NaN later: it diverged after the step at which it is judged']
+    """
+    if position is None:
+        return []
+    later = Counter(run.arm for run in runs if not math.isnan(run.course[position]) and _nan_after(run, position))
+    return [
+        f"1 run of {arm} holds NaN later: it diverged after the step at which it is judged"
+        if count == 1
+        else f"{count} runs of {arm} hold NaN later: they diverged after the step at which they are judged"
+        for arm, count in later.items()
+    ]
+
+
+def _nan_after(run: Run, position: Any) -> bool:
+    return any(math.isnan(value) for at, value in run.course.items() if at > position)

@@ -1,4 +1,4 @@
-"""``trainer_state.json`` of transformers' Trainer: a folder per run, the newest checkpoint's state of each."""
+"""``trainer_state.json`` of transformers' Trainer: a folder per run, of each the state that got furthest."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ def places(path: Path) -> Iterator[Path]:
 def read(files: Sequence[Path], root: Path) -> list[Kept]:
     """Return the run of every output folder, called as the folder; each from the state that got furthest.
 
+    A checkpoint that got further than the folder's own state may be left over from an earlier run into the same folder:
+    it is believed only where it holds all that the own state has logged, and else left out, and that is noted.
+
     A second value of one step that is another one (an evaluation of the best model, after the last) is a column of its
     own, ``eval_loss#2``.
 
@@ -33,14 +36,35 @@ def read(files: Sequence[Path], root: Path) -> list[Kept]:
     DeclarationError
         If a file is none of the Trainer's.
     """
-    furthest: dict[Path, dict[str, Any]] = {}
+    homes: dict[Path, dict[str, dict[str, Any]]] = {}
     for file in files:
-        state = _state(file)
-        home = file.parent.parent if _CHECKPOINT.fullmatch(file.parent.name) else file.parent
-        known = furthest.get(home)
-        if known is None or _reach(state) >= _reach(known):
-            furthest[home] = state
-    return [_run(_name(home, root), state) for home, state in furthest.items()]
+        checkpoint = file.parent.name if _CHECKPOINT.fullmatch(file.parent.name) else ""
+        home = file.parent.parent if checkpoint else file.parent
+        homes.setdefault(home, {})[checkpoint] = _state(file)
+    return [_furthest(_name(home, root), states) for home, states in homes.items()]
+
+
+def _furthest(name: str, states: dict[str, dict[str, Any]]) -> Kept:
+    """The run of one folder; `states` by checkpoint, the folder's own under no name."""
+    own = states.get("")
+    if own is None:
+        return _run(name, max(states.values(), key=_reach))
+    further = {checkpoint: state for checkpoint, state in states.items() if _reach(state) > _reach(own)}
+    strange = [checkpoint for checkpoint, state in further.items() if not _continues(state, own)]
+    run = _run(name, max((own, *(further[one] for one in further if one not in strange)), key=_reach))
+    if strange:
+        tell = "tells" if len(strange) == 1 else "tell"
+        run.note = (
+            f"run '{name}': {', '.join(strange)} {tell} of another run than the folder's own {FILE}, "
+            f"which is of step {own['global_step']}, and {'is' if len(strange) == 1 else 'are'} left out"
+        )
+    return run
+
+
+def _continues(state: dict[str, Any], own: dict[str, Any]) -> bool:
+    """Whether a state holds all that another has logged; as text, in which NaN equals NaN."""
+    logged = {json.dumps(entry, sort_keys=True) for entry in state["log_history"]}
+    return all(json.dumps(entry, sort_keys=True) in logged for entry in own["log_history"])
 
 
 def _name(home: Path, root: Path) -> str:

@@ -14,7 +14,7 @@ from regimes.study.design import Design, check_assume, check_better, check_quest
 from regimes.study.foreign.choice import chosen
 from regimes.study.foreign.pairs import refuse_too_few, without_partner
 from regimes.study.foreign.rows import Rows, rows_of
-from regimes.study.foreign.runs import Reader, Run, judged_at
+from regimes.study.foreign.runs import Reader, Run, diverged_later, judged_at
 from regimes.study.one_run import lender_of
 from regimes.study.search import Search
 from regimes.study.study import Study
@@ -80,8 +80,9 @@ def verdict(
     at : "last", "common" or int, optional
         Where runs end at different steps: each at its own last, all at the last step that all have, or all at this.
     nan : "diverged" or "missing", optional
-        What a NaN means: a run that diverged counts as the worst, one without a value is left out. An infinite value
-        always counts as diverged; an empty cell is a value that is missing.
+        What a NaN means: a run that diverged counts as the worst, one without a value is left out, as a whole where
+        it is a curve with NaN at any step. A run that diverged after the step at which all are judged is judged there,
+        and told. An infinite value always counts as diverged; an empty cell is a value that is missing.
     where : mapping, optional
         Only rows with these values in these columns; None is a cell that is empty.
     pattern : str, optional
@@ -129,6 +130,7 @@ def verdict(
     if len({run.arm for run in runs}) < 2:
         raise DeclarationError(f"got column '{arm}', which tells fewer than two arms apart that have runs", "arm")
     position, said = judged_at(runs, at)
+    said += diverged_later(runs, position)
     arms = _arms(runs, metric, position)
     first = check_question(list(arms), baseline, margin, level)
     if seed is not None:
