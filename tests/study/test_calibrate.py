@@ -93,7 +93,7 @@ def test_what_failed_is_no_value(tmp_path, monkeypatch):
         ({"tune": {"optimizer.rate": rg.between(0.1, 1)}}, "arms.n64"),
         ({"trials": 1}, "trials: got 1; allowed: at least 2 points"),
         ({"metric": "test/loss"}, "metric: got 'test/loss'; allowed: a metric of validation data"),
-        ({"metric": "val/acc"}, "better: got None"),
+        ({"metric": "val/acc"}, "better: say whether lower or higher"),
         ({"targets": {"n64": 0.0, "n128": 0.0}}, "none of 5 settings reached a target"),
     ],
 )

@@ -80,7 +80,7 @@ def test_what_cannot_be_drawn_is_refused(pair, tmp_path):
     for asked, said in (
         ({"metric": "test/lost"}, "metric: there is no metric 'lost' that examples have one by one"),
         ({"metric": "tets/loss"}, "metric: there is no data 'tets'"),
-        ({"metric": "acc"}, "better: got None"),
+        ({"metric": "acc"}, "better: say whether lower or higher"),
         ({"by": "doc"}, "by: source 'test' of test has no column 'doc'"),
     ):
         with pytest.raises(DeclarationError) as caught:

@@ -62,9 +62,13 @@ def _furthest(name: str, states: dict[str, dict[str, Any]]) -> Kept:
 
 
 def _continues(state: dict[str, Any], own: dict[str, Any]) -> bool:
-    """Whether a state holds all that another has logged; as text, in which NaN equals NaN."""
+    """Whether a state holds all that another has logged; as text, in which NaN equals NaN.
+
+    The Trainer's last word of a training comes after its last checkpoint, from which another goes on.
+    """
     logged = {json.dumps(entry, sort_keys=True) for entry in state["log_history"]}
-    return all(json.dumps(entry, sort_keys=True) in logged for entry in own["log_history"])
+    said = [entry for entry in own["log_history"] if "train_runtime" not in entry]
+    return all(json.dumps(entry, sort_keys=True) in logged for entry in said)
 
 
 def _name(home: Path, root: Path) -> str:
