@@ -196,8 +196,8 @@ def test_another_study_is_kept_beside(compare, tmp_path):
     second = compare(seeds=3, margin=0.5, arms=ARMS | {"fast": BASE.but(lr=0.3)}, level=0.4).to_dict()
     assert second["notes"] == [
         f"{folder} held another study (margin: 0.01 -> 0.5; level: 0.5 -> 0.4; arms: 'fast'; "
-        f"seeds: [0, 1, 2, 3] -> [0, 1, 2]): it is kept in {folder / 'earlier-1'}, and shares its "
-        "runs with this"
+        f"seeds: [0, 1, 2, 3] -> [0, 1, 2]): it is kept in {folder / 'earlier-1'}; runs that both "
+        "ask for are shared"
     ]
     assert rg.Study.load(folder / "earlier-1").to_dict() == json.loads(json.dumps(first))
     assert (folder / "earlier-1" / "report.html").read_text() == "first"

@@ -299,7 +299,9 @@ def test_which_values_are_promising_is_declared_or_has_to_be_said(tmp_path):
     assert rg.early_signal(alone, **(asked | {"final": "test/acc"}), better="higher").prefer == "higher"
     with pytest.raises(DeclarationError, match="better: say whether lower or higher"):
         rg.early_signal(alone, **asked)
-    with pytest.raises(DeclarationError, match="prefer: say whether lower or higher .*as nothing says which val/acc is promising"):
+    with pytest.raises(
+        DeclarationError, match="prefer: say whether lower or higher .*as nothing says which val/acc is promising"
+    ):
         rg.early_signal(alone, **(asked | {"final": "val/loss"}))
 
 

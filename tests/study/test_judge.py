@@ -345,7 +345,7 @@ def test_a_level_that_is_an_error_rate_is_refused():
         rg.verdict(
             {"a": [1, 2], "s": [0, 0], "loss": [1.0, 2.0]}, arm="a", seed="s", metric="loss", margin=0.1, level=0.05
         )
-    with pytest.raises(rg.DeclarationError, match="^better: got None"):
+    with pytest.raises(rg.DeclarationError, match="^better: say whether lower or higher"):
         rg.verdict(
             {"a": [1, 2], "s": [0, 0], "neg_log_loss": [1.0, 2.0]}, arm="a", seed="s", metric="neg_log_loss", margin=0.1
         )
