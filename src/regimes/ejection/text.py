@@ -68,6 +68,8 @@ def folded(line: str, width: int) -> list[str]:
     ['x = f(', '    1,', '    g(2),', ')']
     >>> folded("  x = f(1, g(2))", 14)  # a line that is indented stays so
     ['  x = f(', '      1,', '      g(2),', '  )']
+    >>> folded("x = list(f(n) for n in it)", 18)  # a comprehension takes no comma
+    ['x = list(', '    f(n)', '    for n in it', ')']
     """
     own = line[: len(line) - len(line.lstrip())]
     if own:
@@ -77,12 +79,20 @@ def folded(line: str, width: int) -> list[str]:
         return [line]
     start, end = found
     items = _items(line[start + 1 : end])
-    one = "    " + ", ".join(items)
     if len(items) == 1 and " for " in items[0]:
-        inner = [one]  # a comprehension takes no comma
+        inner = _comprehension(items[0], width)
     else:
         inner = ["    " + part for item in items for part in folded(f"{item},", width - 4)]
     return [line[: start + 1], *inner, line[end:]]
+
+
+def _comprehension(text: str, width: int) -> list[str]:
+    """A comprehension in one line, else what is made above what it is made for."""
+    whole = "    " + text
+    if len(whole) <= width:
+        return [whole]
+    made, _, source = text.rpartition(" for ")
+    return ["    " + part for part in (*folded(made, width - 4), f"for {source}")]
 
 
 def _outermost(line: str) -> tuple[int, int] | None:
