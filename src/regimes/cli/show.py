@@ -80,16 +80,14 @@ def _show_component(name: str, as_json: bool) -> None:
 
 
 def _show_run(folder: Path, as_json: bool) -> None:
-    from regimes.engine import records
-    from regimes.engine.folder import read_json
-    from regimes.engine.index import facts_of
+    from regimes.core.errors import ResumeError
+    from regimes.core.files import read_json
+    from regimes.engine import records, standing
     from regimes.study.drawing import sparkline
-    from regimes.study.folders import standing
 
-    declared = read_json(folder / "run.json")
-    facts: dict[str, Any] = facts_of(declared, folder)
-    if facts["status"] != "finished":
-        facts |= standing(folder, declared.get("options", {}).get("give_up", 10))
+    declared, facts = read_json(folder / "run.json"), standing.facts_of(folder)
+    if facts is None:
+        raise ResumeError(f"{folder / 'run.json'} is no file of ours")
     rows, said = records.read(folder)
     losses = [row["loss"] for row in rows if isinstance(row.get("loss"), int | float)]
     facts |= {"steps_recorded": len(rows), "seconds": records.seconds(folder), "notes": said}

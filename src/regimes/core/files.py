@@ -43,3 +43,13 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ResumeError(f"{path} is no file of ours")
     return content
+
+
+def told_by(file: str | Path) -> dict[str, Any]:
+    """Return the dict that a JSON file holds; nothing where there is no such file, or it holds something else."""
+    try:
+        with open(file, "rb") as stream:
+            content = json.loads(stream.read())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from regimes.core.errors import DeclarationError, ResumeError
+from regimes.core.files import read_json, told_by
 from regimes.core.notation import parse
 from regimes.core.regime import Regime
-from regimes.engine import records
-from regimes.engine.folder import read_json
+from regimes.engine import records, standing
 from regimes.study import folders
 from regimes.study.arms import Arm
 from regimes.study.design import is_number
@@ -159,8 +159,8 @@ def gather(root: Path, trials: bool = False) -> Gathered:
     found: dict[str, Group] = {}
     left: dict[str, int] = {}
     runs: list[PastRun] = []
-    for file in root.rglob("run.json"):
-        read = past_run(file.parent, trials)
+    for place in folders.runs(root):
+        read = past_run(Path(place), trials)
         if isinstance(read, str):
             left[read] = left.get(read, 0) + 1
         else:
@@ -181,7 +181,7 @@ def _counted(left: dict[str, int]) -> str:
 
 def past_run(folder: Path, trials: bool = False) -> PastRun | str:
     """Return a run, or why it is left out."""
-    row = folders.facts_of(folder)
+    row = standing.facts_of(folder)
     if row is None:
         return "unreadable"
     if row["status"] not in ("finished", "diverged"):
@@ -202,13 +202,8 @@ def past_run(folder: Path, trials: bool = False) -> PastRun | str:
 
 
 def _questions(root: Path) -> list[dict[str, Any]]:
-    found = []
-    for file in sorted(root.rglob("study.json")):
-        try:
-            found.append(read_json(file))
-        except ResumeError:
-            continue
-    return found
+    files = sorted(Path(place, "study.json") for place, names in folders.walk(root) if "study.json" in names)
+    return [question for file in files if (question := told_by(file))]
 
 
 def _apart(groups: Sequence[Group]) -> Iterable[str]:
