@@ -28,6 +28,7 @@ import numpy as np
 import regimes as rg
 from regimes.engine.identity import key
 from regimes.study.arms import Arm
+from regimes.study.courses import inside_rows
 from regimes.study.design import design_of
 from regimes.study.executed import _curve
 from regimes.study.own import Own
@@ -69,6 +70,7 @@ class Store:
         self.declared = json.loads((self.one / "run.json").read_text())
         self.ended = json.loads((self.one / "result.json").read_text())
         self.rows = [self._scaled(1 + 0.02 * number) for number in range(VARIANTS)]
+        self.inside = [inside_rows(rows) for rows in self.rows]
         for number, rows in enumerate(self.rows):
             place = folder / f"records-{number}"
             place.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -79,8 +81,7 @@ class Store:
     def _scaled(self, factor: float) -> list[dict[str, Any]]:
         losses = ("loss", "val/loss")
         return [
-            row | {name: value * factor for name, value in row.items() if name in losses}
-            for row in self.result.records
+            row | {name: value * factor for name, value in row.items() if name in losses} for row in self.result.records
         ]
 
     def copies(self, root: Path, number: int, regime: rg.Regime, seed: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -94,7 +95,12 @@ class Store:
         }  # fmt: skip
         noise = 1 + 0.02 * float(rng.standard_normal())
         metrics = {name: value * noise for name, value in self.ended["metrics"].items()}
-        return {"root": root, "declared": declared, "result": self.ended | {"metrics": metrics}, "variant": number % VARIANTS}
+        return {
+            "root": root,
+            "declared": declared,
+            "result": self.ended | {"metrics": metrics},
+            "variant": number % VARIANTS,
+        }
 
     def write(self, run: dict[str, Any], name: str, state: str = "finished") -> None:
         """Write a run's folder as the engine leaves it: finished, killed or given up."""
@@ -103,7 +109,9 @@ class Store:
         (to / ".lock").touch()
         (to / "run.json").write_text(json.dumps(run["declared"], indent=1) + "\n")
         shutil.copyfile(self.one / "times.jsonl", to / "times.jsonl")
-        os.link(self.folder / f"{'diverged' if state == 'diverged' else 'records'}-{run['variant']}", to / "records.jsonl")
+        os.link(
+            self.folder / f"{'diverged' if state == 'diverged' else 'records'}-{run['variant']}", to / "records.jsonl"
+        )
         parts = sorted((self.one / "checkpoints").iterdir())
         for part in parts if state == "finished" else parts[:1]:
             _link(part, to / "checkpoints" / part.name)
@@ -147,7 +155,7 @@ class Store:
         rows, metrics = self.rows[run["variant"]], run["result"]["metrics"]
         rows = [*rows[:-1], rows[-1] | {name: v for name, v in metrics.items() if name.startswith("val/")}]
         return Outcome(
-            Task(arm, regime, seed), metrics, _curve(rows, self.result), rows[:: max(1, len(rows) // 100)],
+            Task(arm, regime, seed), metrics, _curve(rows, self.result), self.inside[run["variant"]],
             self.result.work.state(), STEPS, self.result.tokens, self.result.seconds, run["declared"]["key"], False,
         )  # fmt: skip
 
@@ -195,7 +203,10 @@ def measure(plain: Path, study: Path, rounds: int, without: list[str]) -> dict[s
             times.setdefault(name, []).append(seconds(*ours, *arguments) - start)
     found: dict[str, Any] = {name: (statistics.median(one), min(one), max(one)) for name, one in times.items()}
     page = study / "report.html"
-    sizes = {"study.json": (study / "study.json").stat().st_size, "report.html": page.stat().st_size if page.exists() else 0}
+    sizes = {
+        "study.json": (study / "study.json").stat().st_size,
+        "report.html": page.stat().st_size if page.exists() else 0,
+    }
     return {"seconds": found, "bytes": sizes}
 
 
@@ -218,7 +229,9 @@ def main() -> None:
         print(json.dumps(found))
         return
     for name in next(iter(found.values()))["seconds"]:
-        cells = [f"{m:9.3f} [{low:.3f}, {high:.3f}]" for m, low, high in (one["seconds"][name] for one in found.values())]
+        cells = [
+            f"{m:9.3f} [{low:.3f}, {high:.3f}]" for m, low, high in (one["seconds"][name] for one in found.values())
+        ]
         print(f"{name:26s}" + "  ".join(cells))
     for name in ("study.json", "report.html"):
         print(f"{name:26s}" + "  ".join(f"{one['bytes'][name] / 1e6:9.2f} MB" for one in found.values()))

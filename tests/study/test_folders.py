@@ -399,4 +399,3 @@ def test_the_end_of_the_records_is_read_backwards_as_it_would_be_forwards(tmp_pa
         assert found == last_by_reading_all(run, 3)
         statuses[found["status"]] += 1
     assert min(statuses["diverged"], statuses["stopped"]) > 50
-

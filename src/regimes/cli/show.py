@@ -79,6 +79,10 @@ def _show_component(name: str, as_json: bool) -> None:
     click.echo("\n" + atlas.docstring(entry))
 
 
+#: Of the line that a run's losses are drawn as.
+_BLOCKS = 48
+
+
 def _show_run(folder: Path, as_json: bool) -> None:
     from regimes.core.errors import ResumeError
     from regimes.core.files import read_json
@@ -102,7 +106,9 @@ def _show_run(folder: Path, as_json: bool) -> None:
         click.echo(f"  a fork of {lineage['folder']} at step {lineage['at']}, of which the records up to there are")
     if losses:
         drawn = [math.log(loss) for loss in losses] if min(losses) > 0 else losses
-        click.echo(f"  loss {losses[0]:.4g} {sparkline(drawn, 48)} {losses[-1]:.4g}   {facts['seconds']:.1f} s")
+        line = f"  loss {losses[0]:.4g} {sparkline(drawn, _BLOCKS)} {losses[-1]:.4g}   {facts['seconds']:.1f} s"
+        shown = f"; a block shows the highest of {len(losses) / _BLOCKS:.3g} steps" if len(losses) > _BLOCKS else ""
+        click.echo(line + shown)
     if facts["metrics"]:
         click.echo(f"  {common.numbers(facts['metrics'])}")
     if facts["skipped"]:

@@ -109,7 +109,9 @@ def _read(holder: Path) -> dict[str, tuple[str, str]]:
         with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=1.0)) as connection:
             if connection.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
                 return {}
-            return {name: (seen, facts) for name, seen, facts in connection.execute("SELECT name, stamp, facts FROM runs")}
+            return {
+                name: (seen, facts) for name, seen, facts in connection.execute("SELECT name, stamp, facts FROM runs")
+            }
     except sqlite3.Error:
         return {}
 

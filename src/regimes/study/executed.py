@@ -14,6 +14,7 @@ from regimes.engine.folder import Folder, Locked
 from regimes.engine.identity import identity, key
 from regimes.engine.run import Run
 from regimes.engine.workload import Workload
+from regimes.study.courses import inside_rows
 from regimes.study.tasks import Outcome, Task
 
 
@@ -44,7 +45,7 @@ def execute(workload: Workload, task: Task, store: Path, options: dict[str, Any]
             task,
             found.metrics,
             _curve(rows, found),
-            rows[:: max(1, len(rows) // 100)],
+            inside_rows(rows),
             found.work.state(),
             len(rows),
             found.tokens,
