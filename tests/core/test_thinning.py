@@ -37,11 +37,11 @@ def test_even_places_hold_every_value_and_both_ends(n: int) -> None:
 @pytest.mark.parametrize("n", SIZES)
 def test_extremes_are_those_of_every_stretch(n: int) -> None:
     y = course(n)
-    kept = thinning.extremes(y, 40)
-    assert len(kept) <= 160
-    assert n > 160 or len(kept) == n
+    kept = thinning.extremes(y, 80)
+    assert len(kept) <= 162
+    assert n > 162 or len(kept) == n
     assert (kept[0], kept[-1]) == (0, n - 1)
-    bounds = np.linspace(0, n, 41).astype(int)
+    bounds = np.linspace(0, n, 81).astype(int)
     for begin, end in zip(bounds[:-1], bounds[1:]):
         mine = y[kept[(kept >= begin) & (kept < end)]]
         if end > begin:

@@ -69,7 +69,7 @@ def inside_steps(rows: list[dict], x: np.ndarray, y: np.ndarray) -> bool:
 @pytest.mark.parametrize("at", [0, 1, 500, 998, 999])
 def test_a_spike_of_one_step_is_on_its_seeds_line(at: int, keep: int) -> None:
     rows = of(Lines(normal(study(spike=(1, 2, at), keep=keep))).seeds, arm="arm-1", seed=2)
-    assert len(rows) <= 4 * curves.FAINT_STRETCHES
+    assert len(rows) <= 2 * curves.FAINT_STRETCHES + 2
     spikes = [row for row in rows if row["value"] == 9.0]
     assert spikes
     # A curve that the study keeps in 60 points has its spike at the next of them: 17 steps on, at most.
@@ -105,7 +105,7 @@ def test_the_band_holds_the_middle_half_at_every_step(unit: str) -> None:
             for curve in arm["curves"]:
                 curve["x"]["seconds"] = (np.arange(1, STEPS + 1) / 100).tolist()
     rows = of(Lines(normal(given)).bands(unit), arm="arm-1")
-    assert len(rows) <= 4 * curves.STRETCHES
+    assert len(rows) <= 2 * curves.STRETCHES + 2
     runs = np.stack([course(seed, 1) for seed in range(5)])
     x = np.arange(1, STEPS + 1) / (100 if unit == "seconds" else 1)
     for part in np.quantile(runs, [0.25, 0.5, 0.75], axis=0):
@@ -159,7 +159,7 @@ def test_of_too_many_runs_the_range_is_drawn_and_it_holds_every_point() -> None:
     assert curves.faint_stretches(given) == 0
     assert found.seeds == []
     rows = of(found.spreads("step"), arm="arm-1")
-    assert len(rows) <= 4 * curves.STRETCHES
+    assert len(rows) <= 2 * curves.STRETCHES + 2
     for seed in range(700):
         y = course(seed, 1, 200)
         if seed == 333:
@@ -183,7 +183,10 @@ def test_the_page_says_what_it_draws_of_many_and_of_long_curves() -> None:
     text = Page(render(study(keep=60))).id("curves").text
     assert "Faint: each seed." in text
     assert "Of the 1000 points of a run, the study keeps 60, with the lowest and the highest between" in text
-    assert "the first, lowest, highest and last value of each of 40 equal stretches, of 30 of each seed" in text
+    assert (
+        "the lowest and the highest value of each of 80 equal stretches, of 60 of each seed, and through both ends"
+        in text
+    )
     text = Page(render(study())).id("curves").text
     assert "the study keeps" not in text
     assert "equal stretches" in text
@@ -193,7 +196,7 @@ def test_the_page_says_what_it_draws_of_many_and_of_long_curves() -> None:
 def test_more_arms_make_no_more_rows() -> None:
     few, several = (normal(study(arms=arms, seeds=2, points=400)) for arms in (40, 400))
     assert len(Lines(few).bands("step")) > 3_000
-    assert len(Lines(several).bands("step")) <= curves.ROWS
+    assert len(Lines(several).bands("step")) <= curves.ROWS + 2 * 400  # and both ends of each
     assert curves.stretches(several) < curves.stretches(few)
 
 

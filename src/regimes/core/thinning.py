@@ -30,14 +30,14 @@ def even(count: int, points: int) -> Places:
 
 
 def extremes(values: ArrayLike, stretches: int) -> Places:
-    """The places of the first, the lowest, the highest and the last value of each of some equal stretches.
+    """The places of the lowest and the highest value of each of some equal stretches, and both ends.
 
     Parameters
     ----------
     values : array
         Finite numbers.
     stretches : int
-        Four places each, at most.
+        Two places each, at most.
 
     Examples
     --------
@@ -45,13 +45,13 @@ def extremes(values: ArrayLike, stretches: int) -> Places:
     [0, 1, 5, 7]
     """
     height = np.asarray(values, dtype=float)
-    if len(height) <= 4 * stretches:
+    if len(height) <= 2 * stretches + 2:
         return np.arange(len(height))
-    kept = set[int]()
+    kept = {0, len(height) - 1}
     bounds = np.linspace(0, len(height), stretches + 1).astype(int)
     for begin, end in zip(bounds[:-1], bounds[1:]):
         part = height[begin:end]
-        kept.update((begin, begin + part.argmin(), begin + part.argmax(), end - 1))
+        kept.update((int(begin + part.argmin()), int(begin + part.argmax())))
     return np.array(sorted(kept), dtype=np.int64)
 
 
@@ -87,7 +87,7 @@ def measured(kept: Places, values: Values) -> Places:
     return np.where(last >= begins, last, kept)
 
 
-def envelope(x: Iterable[float], y: Iterable[float | None], stretches: int = 100) -> list[tuple[float, float]]:
+def envelope(x: Iterable[float], y: Iterable[float | None], stretches: int = 200) -> list[tuple[float, float]]:
     """The points at the extremes of a long line; those without a value are left out.
 
     Examples

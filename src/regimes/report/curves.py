@@ -11,11 +11,11 @@ import numpy as np
 from .facts import Study, baseline, lost, sign
 
 UNITS = {"step": "steps", "samples": "samples", "tokens": "tokens", "flops": "FLOPs", "seconds": "seconds"}
-#: Stretches of a line that is drawn, four points each at most, and of each seed's own, which stands behind it.
-STRETCHES, FAINT_STRETCHES = 40, 30
+#: Stretches of a line that is drawn, two points each at most, and of each seed's own, which stands behind it.
+STRETCHES, FAINT_STRETCHES = 80, 60
 #: Rows of one chart: more arms get fewer stretches each, and more runs do, down to the last two numbers; where there are
 #: more runs than that, each arm has the range of its seeds instead of their lines.
-ROWS, LEAST, FAINT_LEAST = 40_000, 6, 8
+ROWS, LEAST, FAINT_LEAST = 40_000, 12, 16
 Curve = Mapping[str, Any]
 
 
@@ -42,12 +42,12 @@ def finite_part(curve: Curve, unit: str, part: str = "value") -> tuple[np.ndarra
 
 def stretches(study: Study) -> int:
     """Of every line that stands for an arm."""
-    return max(LEAST, min(STRETCHES, ROWS // (4 * len(study["arms"]))))
+    return max(LEAST, min(STRETCHES, ROWS // (2 * len(study["arms"]))))
 
 
 def faint_stretches(study: Study) -> int:
     """Of every seed's own line; 0 where there are so many that the range over all seeds of an arm is drawn instead."""
-    found = min(FAINT_STRETCHES, ROWS // (4 * max(1, sum(len(arm["curves"]) for arm in study["arms"]))))
+    found = min(FAINT_STRETCHES, ROWS // (2 * max(1, sum(len(arm["curves"]) for arm in study["arms"]))))
     return found if found >= FAINT_LEAST else 0
 
 
@@ -55,7 +55,7 @@ def thinned(study: Study) -> bool:
     """Whether what is drawn of some curve is not all that was measured."""
     curves = [curve for arm in study["arms"] for curve in arm["curves"]]
     least = min(stretches(study), faint_stretches(study))
-    return any(curve["of"] > min(len(curve["value"]), 4 * least) for curve in curves)
+    return any(curve["of"] > min(len(curve["value"]), 2 * least + 2) for curve in curves)
 
 
 def note(study: Study) -> str:
@@ -73,8 +73,8 @@ def note(study: Study) -> str:
     count = faint_stretches(study)
     own = f"of {count} of each seed" if count else "the range alone of the seeds"
     said.append(
-        f"Lines go through the first, lowest, highest and last value of each of {stretches(study)} equal stretches, {own}; "
-        f"areas hold all that lies between. Of no seed is a spike left out, and both ends are as measured."
+        f"Lines go through the lowest and the highest value of each of {stretches(study)} equal stretches, {own}, and through "
+        f"both ends; areas hold all that lies between. Of no seed is a spike left out."
     )
     return " ".join(said)
 
@@ -100,7 +100,7 @@ def grid(complete: Sequence[np.ndarray], cut: Sequence[np.ndarray] = ()) -> tupl
     own = whole[0]
     if all(np.array_equal(x, own) for x in whole) and all(np.array_equal(x, own[: len(x)]) for x in partly):
         return own, True
-    count = max(4 * STRETCHES, *map(len, whole))
+    count = max(2 * STRETCHES, *map(len, whole))
     return np.linspace(max(x[0] for x in whole + partly), min(x[-1] for x in whole), count), False
 
 

@@ -180,7 +180,7 @@ class Lines:
             for part in ("at", "low", "high")
         )
         order = np.argsort(x, kind="stable")
-        edges = np.linspace(x.min(), x.max(), 4 * curves.stretches(self.study) + 1)[1:]
+        edges = np.linspace(x.min(), x.max(), 2 * curves.stretches(self.study) + 1)[1:]
         ends = np.unique(np.searchsorted(x[order], edges, side="right")) - 1
         kept = ends[ends >= 0]
         return x[order][kept], *thinning.span(kept, low[order], high[order])

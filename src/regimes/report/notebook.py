@@ -20,8 +20,8 @@ _STYLE = (
 #: A verdict is a word and a sign, never a color alone.
 _SIGNS = {"better": "▲", "worse": "▼", "same": "=", "undecided": "?", "none": "·"}
 _WIDTH, _HEIGHT = 160, 28
-#: Of a line, four points each at most.
-_STRETCHES = 50
+#: Of a line, two points each at most.
+_STRETCHES = 100
 
 
 class Html(str):

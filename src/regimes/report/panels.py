@@ -179,7 +179,7 @@ def cost(tables: Tables, study: Study) -> Layers | None:
 
 def inside_stretches(study: Study) -> int:
     """Of each line of what happened inside."""
-    return max(LEAST, min(100, ROWS // (4 * len(study["arms"]))))
+    return max(LEAST, min(200, ROWS // (2 * len(study["arms"]))))
 
 
 def inside(tables: Tables, study: Study, name: str, titled: bool = False) -> alt.Chart:

@@ -15,7 +15,7 @@ from regimes.study.tasks import Outcome
 #: Points of all learning curves of a study together; beyond, every curve is thinned, but never below the second number.
 POINTS, LEAST = 300_000, 40
 #: Stretches of a run of whose extremes its inside is kept.
-STRETCHES = 25
+STRETCHES = 50
 #: What a record holds beside training loss and probes.
 _POSITION = {"step", "phase", "samples", "tokens", "knobs", "skipped", "examples", "layer"}
 

@@ -191,9 +191,9 @@ def _slices(design: Any, arms: list[Arm], base: Arm) -> list[dict[str, Any]]:
 
 
 def _slice(design: Any, arms: list[Arm], base: Arm, name: str) -> dict[str, Any]:
-    gains = {}
+    gains, theirs = {}, set(base.seeds)
     for arm in (arm for arm in arms if arm is not base and arm.comparison is not None):
-        seeds = [seed for seed in arm.seeds if seed in set(base.seeds)]
+        seeds = [seed for seed in arm.seeds if seed in theirs]
         gain = statistics.improvement(arm.values(name, seeds), base.values(name, seeds), design.better)
         if np.isfinite(gain).all():
             gains[arm.name] = gain
