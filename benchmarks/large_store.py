@@ -1,6 +1,6 @@
 """What listings, the index and reports cost over many runs, beside a plain loop that reads every result.json.
 
-Usage: python benchmarks/large_store.py [--sizes 100 1000 10000] [--rounds 3] [--folder DIR] [--json]
+Usage: python benchmarks/large_store.py [--sizes 100 1000 10000] [--rounds 3] [--against SOURCES] [--folder DIR] [--json]
 
 One run of 1,000 steps, validated after each, is trained; the stores are copies of its folder with keys, seeds, rates and
 metrics of their own (records, checkpoints and weights are hard links to a few originals), and a study of all of them, written as
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,13 @@ def shape(size: int) -> tuple[int, int]:
     return (32, 8) if size == 256 else (max(2, size // 10), min(10, size // 2))
 
 
+class Trained(Own):
+    """A workload whose arms were trained: that each of them can be is not tried again."""
+
+    def check(self, *given: Any) -> None:
+        """Refuse nothing."""
+
+
 class Store:
     """Stores of any size, made of one run.
 
@@ -70,6 +77,7 @@ class Store:
         self.declared = json.loads((self.one / "run.json").read_text())
         self.ended = json.loads((self.one / "result.json").read_text())
         self.rows = [self._scaled(1 + 0.02 * number) for number in range(VARIANTS)]
+        self.curves = [_curve(rows, self.result) for rows in self.rows]
         self.inside = [inside_rows(rows) for rows in self.rows]
         for number, rows in enumerate(self.rows):
             place = folder / f"records-{number}"
@@ -134,7 +142,7 @@ class Store:
         """Make a study with its runs, as `regimes compare` leaves it."""
         root, rng, (arms, seeds) = self.folder / f"study-{size}", np.random.default_rng(size), shape(size)
         declared = {f"peak-{arm}": BASE.but(peak=1e-3 * 1.01**arm) for arm in range(arms)}
-        subject = Own(self.work, {"validate": "1 steps", "workload_spec": "digits_mlp"})
+        subject = Trained(self.work, {"validate": "1 steps", "workload_spec": "digits_mlp"})
         collected, number = [], itertools.count()
         for name, regime in declared.items():
             outcomes = [self._outcome(root, next(number), name, regime, seed, rng) for seed in range(seeds)]
@@ -152,10 +160,10 @@ class Store:
     ) -> Outcome:
         run = self.copies(root / "runs", number, regime, seed, rng)
         self.write(run, run["declared"]["key"])
-        rows, metrics = self.rows[run["variant"]], run["result"]["metrics"]
-        rows = [*rows[:-1], rows[-1] | {name: v for name, v in metrics.items() if name.startswith("val/")}]
+        curve, metrics = self.curves[run["variant"]], run["result"]["metrics"]
+        curve = [*curve[:-1], curve[-1] | {name: v for name, v in metrics.items() if name.startswith("val/")}]
         return Outcome(
-            Task(arm, regime, seed), metrics, _curve(rows, self.result), self.inside[run["variant"]],
+            Task(arm, regime, seed), metrics, curve, self.inside[run["variant"]],
             self.result.work.state(), STEPS, self.result.tokens, self.result.seconds, run["declared"]["key"], False,
         )  # fmt: skip
 
@@ -164,48 +172,62 @@ def _link(source: Path, to: Path) -> None:
     shutil.copytree(source, to, copy_function=os.link)
 
 
-def seconds(*command: str) -> float:
-    """Return the wall time of a process."""
+def seconds(*command: str, sources: str | None = None, limit: float | None = None) -> float:
+    """Return the wall time of a process that runs with other sources of the package, if they are given; infinite beyond."""
+    environment = os.environ | ({} if sources is None else {"PYTHONPATH": sources})
     began = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        subprocess.run(
+            command, check=True, timeout=limit, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        return float("inf")
     return time.perf_counter() - began
 
 
-def commands(plain: Path, study: Path) -> Iterator[tuple[str, list[str], Path | None]]:
-    """(what it is called, arguments, the index that is to be gone before)."""
-    one = next(plain.iterdir())
-    index = plain / "index.sqlite"
-    yield "runs, without an index", ["runs", str(plain)], index
-    yield "runs", ["runs", str(plain)], None
-    yield "runs --json", ["runs", str(plain), "--json"], None
-    yield "runs of a study", ["runs", str(study)], None
-    yield "index", ["index", str(plain)], None
-    yield "show RUN", ["show", str(one)], None
-    yield "show STUDY", ["show", str(study)], None
-    yield "report STUDY", ["report", str(study)], None
-
-
-def measure(plain: Path, study: Path, rounds: int, without: list[str]) -> dict[str, Any]:
-    """Return seconds of every command, by name: median, least and most of the rounds, and the report's size."""
-    ours = [sys.executable, "-m", "regimes"]
-    times: dict[str, list[float]] = {}
-    for _ in range(rounds):
-        start = seconds(*ours, "--help")
-        times.setdefault("--help", []).append(start)
-        times.setdefault("a loop over result.json", []).append(seconds(sys.executable, "-c", PEER, str(plain)))
-        for name, arguments, gone in commands(plain, study):
-            if name.split()[0] in without:
-                continue
-            if gone is not None:
-                for file in gone.parent.glob("index.sqlite*"):
-                    file.unlink()
-            times.setdefault(name, []).append(seconds(*ours, *arguments) - start)
-    found: dict[str, Any] = {name: (statistics.median(one), min(one), max(one)) for name, one in times.items()}
-    page = study / "report.html"
-    sizes = {
-        "study.json": (study / "study.json").stat().st_size,
-        "report.html": page.stat().st_size if page.exists() else 0,
+def commands(plain: Path, study: Path) -> dict[str, list[str]]:
+    """What is measured: name -> arguments, in an order that makes the index before it is used."""
+    one = min(path for path in plain.iterdir() if (path / "result.json").exists())
+    return {
+        "runs, without an index": ["runs", str(plain)],
+        "index": ["index", str(plain)],
+        "runs": ["runs", str(plain)],
+        "runs --json": ["runs", str(plain), "--json"],
+        "runs of a study": ["runs", str(study)],
+        "show RUN": ["show", str(one)],
+        "show STUDY": ["show", str(study)],
+        "report STUDY": ["report", str(study)],
     }
+
+
+def measure(plain: Path, study: Path, rounds: int, programs: dict[str, str | None], limit: float) -> dict[str, Any]:
+    """Return seconds of every command, by name: median, least and most of the rounds, and sizes of what was written.
+
+    A program that was beyond the limit once is not asked again.
+    """
+    times: dict[str, list[float]] = {}
+    sizes = {"study.json": (study / "study.json").stat().st_size}
+
+    def note(name: str, command: Sequence[str], less: float = 0.0, sources: str | None = None) -> float:
+        if times.get(name, [0.0])[-1] < float("inf"):
+            times.setdefault(name, []).append(seconds(*command, sources=sources, limit=limit) - less)
+        return times[name][-1]
+
+    for _ in range(rounds):
+        note("a loop over result.json", [sys.executable, "-c", PEER, str(plain)])
+        for program, sources in programs.items():
+            for folder in (plain, study / "runs"):
+                for file in folder.glob("index.sqlite*"):
+                    file.unlink()
+            ours = [sys.executable, "-m", "regimes"]
+            start = note(f"{program}--help", [*ours, "--help"], sources=sources)
+            seconds(*ours, "index", str(study), sources=sources)
+            for name, arguments in commands(plain, study).items():
+                note(program + name, [*ours, *arguments], start, sources)
+            if (study / "report.html").exists():
+                sizes[f"{program}report.html"] = (study / "report.html").stat().st_size
+                (study / "report.html").unlink()
+    found = {name: (statistics.median(one), min(one), max(one)) for name, one in times.items()}
     return {"seconds": found, "bytes": sizes}
 
 
@@ -214,26 +236,28 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10000])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--without", nargs="*", default=[], help="commands that are left out: report ...")
+    parser.add_argument("--against", help="sources of another version, measured in the same rounds")
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds that a command has")
     parser.add_argument("--folder", help="where the stores are made, and kept; default: a temporary folder")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    programs = {"": None} | ({"other: ": arguments.against} if arguments.against else {})
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(arguments.folder or temporary)
         folder.mkdir(parents=True, exist_ok=True)
         store, found = Store(folder), {}
         for size in arguments.sizes:
-            found[size] = measure(store.plain(size), store.study(size), arguments.rounds, arguments.without)
+            made = store.plain(size), store.study(size)
+            found[size] = measure(*made, arguments.rounds, programs, arguments.limit)
     if arguments.json:
         print(json.dumps(found))
         return
+    print(f"{'seconds, median [least, most]':34s}" + "".join(f"{f'{size} runs':>26s}" for size in found))
     for name in next(iter(found.values()))["seconds"]:
-        cells = [
-            f"{m:9.3f} [{low:.3f}, {high:.3f}]" for m, low, high in (one["seconds"][name] for one in found.values())
-        ]
-        print(f"{name:26s}" + "  ".join(cells))
-    for name in ("study.json", "report.html"):
-        print(f"{name:26s}" + "  ".join(f"{one['bytes'][name] / 1e6:9.2f} MB" for one in found.values()))
+        cells = (one["seconds"][name] for one in found.values())
+        print(f"{name:34s}" + "".join(f"{f'{m:.2f} [{low:.2f}, {high:.2f}]':>26s}" for m, low, high in cells))
+    for name in next(iter(found.values()))["bytes"]:
+        print(f"{name:34s}" + "".join(f"{one['bytes'].get(name, 0) / 1e6:>23.2f} MB" for one in found.values()))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from regimes.study.arms import Arm
 from regimes.study.tasks import Outcome
 
 #: Points of all learning curves of a study together; beyond, every curve is thinned, but never below the second number.
-POINTS, LEAST = 300_000, 40
+POINTS, LEAST = 200_000, 30
 #: Stretches of a run of whose extremes its inside is kept.
 STRETCHES = 50
 #: What a record holds beside training loss and probes.
@@ -34,7 +34,8 @@ def curve(outcome: Outcome, metric: str, most: int) -> dict[str, Any]:
     metric : str
         Where it is not measured along the run, its counterpart on val.
     most : int
-        Points; of a longer curve even ones, each with the lowest and the highest value since the one before.
+        Points; of a longer curve even ones, each with the lowest and the highest value since the one before: no more than half
+        of them, as what carries three values is no shorter otherwise.
     """
     name = metric if any(metric in row for row in outcome.curve) else "val/" + metric.split("/", 1)[-1]
     rows = [row for row in outcome.curve if name in row]
@@ -42,7 +43,7 @@ def curve(outcome: Outcome, metric: str, most: int) -> dict[str, Any]:
     thinned: dict[str, Any] = {}
     if len(rows) > most:
         values = np.array([_number(row[name]) for row in rows])
-        ends = thinning.even(len(rows), most)
+        ends = thinning.even(len(rows), min(most, len(rows) // 2 + 1))
         low, high = thinning.span(ends, values, values)
         thinned = {"low": _plain(low), "high": _plain(high), "of": len(rows)}
         rows = [rows[place] for place in thinning.measured(ends, values)]
@@ -57,10 +58,15 @@ def _amounts(outcome: Outcome, rows: Sequence[dict[str, Any]]) -> dict[str, list
         if all(unit in row for row in rows):
             x[unit] = [row[unit] for row in rows]
     if outcome.steps and "flops" in outcome.work:
-        x["flops"] = [outcome.work["flops"] / outcome.steps * step for step in steps]
+        x["flops"] = _shares(outcome.work["flops"], steps, outcome.steps)
     if outcome.steps and outcome.seconds is not None:
-        x["seconds"] = [outcome.seconds / outcome.steps * step for step in steps]
+        x["seconds"] = _shares(outcome.seconds, steps, outcome.steps)
     return x
+
+
+def _shares(total: float, steps: Sequence[int], of: int) -> list[float]:
+    """What was spent after so many of all steps, to nine digits: nobody has counted or measured more."""
+    return [float(f"{total * step / of:.9g}") for step in steps]
 
 
 def _number(value: Any) -> float:
