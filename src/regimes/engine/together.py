@@ -1,0 +1,116 @@
+"""Several runs in one process: stacked where they can be, stacked anew where one of them enters another phase."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from regimes.engine.replicas import Stack
+from regimes.engine.stackable import Unstackable, form, why_not
+from regimes.engine.step import Record
+
+#: Steps of a run that are made at once, at most.
+BURST = 32
+
+
+class Together:
+    """Steps runs side by side.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        Of one workload.
+    largest : int
+        Runs in a stack, at most.
+    """
+
+    def __init__(self, runs: Sequence[Any], largest: int = 64) -> None:
+        self.largest = largest
+        self.stacks: list[Stack] = []
+        self.alone: list[Any] = []
+        #: Why runs are not stacked, in words, as often as it was met.
+        self.reasons: list[str] = []
+        self._group(runs)
+
+    def _group(self, runs: Iterable[Any]) -> None:
+        """Stack what has one form; whatever cannot be stacked goes on alone."""
+        groups: dict[Any, list[Any]] = {}
+        for run in runs:
+            why = why_not(run)
+            if why is None:
+                groups.setdefault(form(run), []).append(run)
+            elif not run.finished:
+                self._leave([run], why)
+        for members in groups.values():
+            for start in range(0, len(members), self.largest):
+                part = members[start : start + self.largest]
+                if len(part) == 1:
+                    self._leave(part, "no other run has its form")
+                    continue
+                try:
+                    self.stacks.append(Stack(part))
+                except Unstackable as why:
+                    self._leave(part, str(why))
+
+    def _leave(self, runs: list[Any], why: str) -> None:
+        self.alone += runs
+        self.reasons.append(why)
+
+    def steps(
+        self, last: Callable[[Any], bool] = lambda run: False, before: Callable[[Any], None] = lambda run: None
+    ) -> Iterator[tuple[Any, list[Record] | Exception]]:
+        """Make some steps of every run: yield each with its records, or with what it raised.
+
+        Parameters
+        ----------
+        last : callable
+            ``last(run)``, asked where a run stands after a step: whether the caller has something to do before the next.
+        before : callable
+            Called with every run before it makes a single step.
+        """
+        for stack in self.stacks:
+            yield from zip(stack.runs, self._stepped(stack, last, before))
+        for run in self.alone:
+            before(run)
+            yield run, _alone(run)
+        self._regroup()
+
+    def _stepped(
+        self, stack: Stack, last: Callable[[Any], bool], before: Callable[[Any], None]
+    ) -> list[list[Record] | Exception]:
+        bursts = stack.burst(BURST, last)
+        if bursts[0]:
+            return list(bursts)
+        for run in stack.runs:
+            before(run)
+        return [[found] if isinstance(found, Record) else found for found in stack.step()]
+
+    def drop(self, run: Any) -> None:
+        """Leave a run out from the next step on: it has failed, or somebody else goes on with it."""
+        self.alone = [other for other in self.alone if other is not run]
+        for stack in self.stacks:
+            if run in stack.runs:
+                self._dissolve(stack, [other for other in stack.runs if other is not run])
+                return
+
+    def _regroup(self) -> None:
+        self.alone = [run for run in self.alone if not run.finished]
+        for stack in [stack for stack in self.stacks if not stack.whole]:
+            self._dissolve(stack, stack.runs)
+
+    def _dissolve(self, stack: Stack, left: Sequence[Any]) -> None:
+        self.stacks.remove(stack)
+        stack.release()
+        self._group([run for run in left if not run.finished])
+
+    @property
+    def running(self) -> bool:
+        """Whether any run is left."""
+        return bool(self.stacks or self.alone)
+
+
+def _alone(run: Any) -> list[Record] | Exception:
+    try:
+        return [run.step()]
+    except Exception as why:
+        return why
