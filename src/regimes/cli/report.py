@@ -35,7 +35,7 @@ def load(path: str) -> Any:
         If there is none, or it is not whole.
     """
     from regimes.core.errors import ResumeError
-    from regimes.engine.folder import read_json
+    from regimes.core.files import read_json
     from regimes.study import places
     from regimes.study.study import Study
 

@@ -80,8 +80,8 @@ def _show_component(name: str, as_json: bool) -> None:
 
 
 def _show_run(folder: Path, as_json: bool) -> None:
+    from regimes.core.files import read_json
     from regimes.engine import records
-    from regimes.engine.folder import read_json
     from regimes.engine.index import facts_of
     from regimes.study.drawing import sparkline
     from regimes.study.folders import standing

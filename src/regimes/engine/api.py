@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from regimes.core.duration import Duration, seconds
-from regimes.core.errors import DeclarationError, show
-from regimes.core.errors import Interrupted as Interrupted  # raised here, and looked for here
+from regimes.core.errors import DeclarationError, Interrupted, show
 from regimes.core.kinds import Probe
 from regimes.core.regime import Regime
 from regimes.engine import distributed, following, index, records
@@ -52,31 +52,108 @@ class Session:
         self._last: Record | None = None
         self._every: dict[int, float] = {}
         self.stop_code: int | None = None
+        #: Whether there are steps to be made.
+        self.training = False
+        self._marked = 0, 0
+        self._tells: Sequence[Callable[[Record], None]] = ()
+        #: The time that the run takes; where several share the machine, its share.
+        self.clock: Callable[[], float] = time.perf_counter
         self.began = time.perf_counter()
+
+    @classmethod
+    def at(cls, workload: Workload, regime: Regime, seed: int, place: Callable[[Run], Path], **given: Any) -> Session:
+        """Return the session of a run whose folder is named by what it is.
+
+        Parameters
+        ----------
+        workload, regime, seed
+            As of `run`.
+        place : callable
+            ``place(run)`` returns the folder of a run that stands at step 0.
+        **given
+            Arguments of `run`; ``track`` are followers.
+        """
+        options = {name: p.default for name, p in inspect.signature(run).parameters.items() if p.kind == p.KEYWORD_ONLY}
+        session = cls(workload, regime, seed, _options(workload, regime, seed, **options | given | {"track": None}))
+        session.folder = Folder(place(session.run))
+        session.options["track"] = following.followers(given.get("track"), session.folder.path)
+        return session
 
     def records(self) -> Iterator[Record]:
         """Yield one record a step until the run is finished or stopped."""
+        with self.opened(), stopped_by_signals([self] if self.folder is not None else []):
+            while self.training:
+                self.observer.before()
+                record = self.note(self.run.step())
+                yield record
+                self.settle()
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Inside, the run's folder is this process's, and what is there has been read; whoever follows hears of each record.
+
+        Raises
+        ------
+        Locked
+            If another process has it.
+        """
         if self.folder is None:
-            yield from self._steps()
+            self._begin()
+            yield
             return
         if self.world.first:
             self.folder.lock()
         try:
-            if self._open():
-                with self._signals():
-                    yield from self._followed(self._steps())
+            unfinished = self._open()
+            with following.told(self) as self._tells:
+                if unfinished:
+                    self._begin()
+                yield
+            if unfinished:
                 self.world.wait()
-            else:
-                yield from self._followed(iter(()))
         finally:
             if self.writer is not None:
                 self.writer.close()
             if self.world.first:
                 self.folder.unlock()
 
-    def _followed(self, steps: Iterator[Record]) -> Iterator[Record]:
-        """The records; whoever follows the run hears of each, and of the end."""
-        return following.followed(self, steps) if self.options["track"] else steps
+    def _begin(self) -> None:
+        self._marked = self._mark()
+        if self.run.finished:  # killed between its last step and its result
+            self._finish()
+        else:
+            self.training = True
+
+    def note(self, record: Record) -> Record:
+        """Take in the record of the step that was made: probes that are due, the file, whoever follows."""
+        record = self._last = self.observer.noted(record)
+        if self.writer is not None:
+            self.writer.add(record)
+        for tell in self._tells:
+            tell(record)
+        return record
+
+    def settle(self) -> None:
+        """Between two steps: a checkpoint where it is due, an end where it is asked for.
+
+        Raises
+        ------
+        Interrupted
+            Where somebody asked to stop, after a checkpoint.
+        """
+        if self.run.finished:
+            self.training = False
+            self._finish()
+            return
+        mark = self._mark()
+        if mark != self._marked:
+            self._marked = mark
+            self._save()
+        self._stop_if_asked()
+
+    def pauses(self) -> bool:
+        """Whether there is something to do before the next step; asked where the run would stand."""
+        return self._mark() != self._marked
 
     def _open(self) -> bool:
         assert self.folder is not None
@@ -92,7 +169,7 @@ class Session:
         if tree is not None:
             run.load(tree["run"])
         if self.world.first:
-            self.writer = records.RecordWriter(folder.path)
+            self.writer = records.RecordWriter(folder.path, self.clock)
             self.writer.cut(0 if tree is None else tree["records_bytes"])
             self._index("running", declared)
         self.world.wait()
@@ -107,24 +184,6 @@ class Session:
             self.folder.path,
             **(facts | {"status": status, "step": self.run.frame.step}),
         )
-
-    def _steps(self) -> Iterator[Record]:
-        run = self.run
-        mark = self._mark()
-        while not run.finished:
-            self.observer.before()
-            record = self.observer.noted(run.step())
-            if self.writer is not None:
-                self.writer.add(record)
-            self._last = record
-            yield record
-            if run.finished:
-                break
-            before, mark = mark, self._mark()
-            if mark != before:
-                self._save()
-            self._stop_if_asked()
-        self._finish()
 
     def _mark(self) -> tuple[int, int]:
         run = self.run
@@ -166,22 +225,24 @@ class Session:
         )
         self._index("finished", metrics=metrics)
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Inside, Ctrl-C and SIGTERM stop after the step that is running."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
 
-        def ask(number: int, frame: Any) -> None:
-            self.stop_code = 128 + number
+@contextlib.contextmanager
+def stopped_by_signals(sessions: Sequence[Session]) -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM stop the sessions after the step that is running."""
+    if not sessions or threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
-        old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
+    def ask(number: int, frame: Any) -> None:
+        for session in sessions:
+            session.stop_code = 128 + number
+
+    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def final_metrics(run: Run, last: Record | None) -> dict[str, float]:

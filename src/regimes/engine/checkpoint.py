@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from regimes.core.errors import ResumeError
-from regimes.core.files import sync as sync  # what is written elsewhere is forced to disk in the same way
+from regimes.core.files import sync
 from regimes.engine import trees
 
 FORMAT = 1

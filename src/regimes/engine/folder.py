@@ -18,8 +18,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from regimes.core.errors import DeclarationError, ResumeError
-from regimes.core.files import read_json as read_json
-from regimes.core.files import write_json as write_json
+from regimes.core.files import read_json, sync, write_json
 from regimes.core.notation import parse
 from regimes.core.regime import Regime
 from regimes.core.registry import USER_MODULES
@@ -159,7 +158,7 @@ class Folder:
                 return
             part = self.path / f".part-records-{os.getpid()}"
             part.write_bytes(records)
-            checkpoint.sync(part)
+            sync(part)
             part.replace(self.path / "records.jsonl")
             shutil.rmtree(self.path / START, ignore_errors=True)  # of a fork that was killed before it had a run.json
             checkpoint.write(self.path, START, {"run": run.tree(), "records_bytes": len(records)})
@@ -217,10 +216,10 @@ class Folder:
             if weights is not None:
                 save_file(_unshared(raw), part / "raw.safetensors", metadata={"weights": "raw"})
             for file in part.iterdir():
-                checkpoint.sync(file)
+                sync(file)
             shutil.rmtree(self.path / "final", ignore_errors=True)
             part.rename(self.path / "final")
-            checkpoint.sync(self.path)
+            sync(self.path)
             write_json(self.path / "result.json", result | {"weights": called})
         except (OSError, SafetensorError) as why:
             raise ResumeError(

@@ -52,7 +52,7 @@ def rows(root: Path) -> list[dict[str, Any]]:
 
 def rebuild(root: Path) -> int:
     """Write the index anew from the run folders below `root`; return how many there are."""
-    from regimes.engine.folder import read_json
+    from regimes.core.files import read_json
 
     for file in root.glob("index.sqlite*"):
         file.unlink()
@@ -69,8 +69,8 @@ def rebuild(root: Path) -> int:
 
 def facts_of(declared: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return what a run folder says: the columns of its row, and how many steps were skipped (None before its end)."""
+    from regimes.core.files import read_json
     from regimes.engine import checkpoint
-    from regimes.engine.folder import read_json
 
     done = folder / "result.json"
     result = read_json(done) if done.exists() else None

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from regimes.core.errors import RegimesError, UserCodeError
 from regimes.core.randomness import kept
 from regimes.core.unit_losses import UnitLosses
 from regimes.engine import arithmetic, bursts
@@ -89,15 +88,22 @@ class Stack:
 
     # -- one step ------------------------------------------------------------------------------------------
 
-    def step(self) -> list[Record | Exception]:
-        """Step every run once; what a run raises stands in place of its record."""
+    def step(self) -> list[Record | BaseException]:
+        """Step every run once; what a run raises stands in place of its record.
+
+        Raises
+        ------
+        Unstackable
+            If the evaluation of all of them fails; no run has moved then.
+        """
         begun = [begin(run) for run in self.runs]
-        before = [run.forward.callers_state() for run in self.runs[:1]]
+        forward = self.runs[0].forward
+        before = forward.callers_state()
         try:
             self._answer(begun)
             return [_ended(one) for one in begun]
         finally:
-            self.runs[0].forward.give_back(before[0])
+            forward.give_back(before)
 
     def _answer(self, begun: Sequence[Begun]) -> None:
         """Give every evaluator its answer; where batches differ in form, each makes its own."""
@@ -105,6 +111,10 @@ class Stack:
             found = self.evaluate(begun)
         except _Differ:
             return
+        except Exception as why:
+            for one in begun:
+                one.evaluate.undo()
+            raise Unstackable(f"evaluated together they fail ({_first_line(why)})") from why
         for one, ready in zip(begun, found):
             one.evaluate.ready = ready
 
@@ -125,7 +135,7 @@ class Stack:
         tables = [bursts.ahead(run, most, self._tokens, last) for run in self.runs]
         made: list[list[dict[str, Any]]] = [[] for _ in self.runs]
         for steps in zip(*tables):
-            losses = self._plain_step(steps)
+            losses = self._plain_step([step.begun for step in steps])
             if losses is None:
                 break
             for place, step in enumerate(steps):
@@ -144,23 +154,33 @@ class Stack:
     def _tokens(self, samples: int) -> int | None:
         return self._units_of.get(samples)
 
-    def _plain_step(self, steps: Sequence[bursts.Ahead]) -> list[float] | None:
+    def _plain_step(self, begun: Sequence[Begun]) -> list[float] | None:
         """Evaluate one step of every run; return the losses. None, and nothing has changed, if it is not a plain one."""
-        begun = [step.begun for step in steps]
+        before = [buffer.clone() for buffer in self._forward.buffers.values()]
+        try:
+            return self._plain_losses(begun)
+        except Exception:  # `step` meets it again, and says whose it is
+            for buffer, value in zip(self._forward.buffers.values(), before):
+                buffer.copy_(value)
+            return None
+
+    def _plain_losses(self, begun: Sequence[Begun]) -> list[float]:
         size = len(begun[0].plan)
         if any(len(one.plan) != size or one.plan.weights is not None for one in begun) or not self._rowwise(begun):
-            return None
-        before = [buffer.clone() for buffer in self._forward.buffers.values()]
+            raise _Differ
         losses, values, each = self._losses(begun, 0, 0, size)
-        if each and all(found.weights is None for found in losses) and len(losses[0].values) == self._tokens(size):
-            sums = values.detach().view(len(begun), -1).sum(1).tolist()
-            masses = [float(len(found.values)) for found in losses]
-            total = self.rows.fill(arithmetic.gradient(values, arithmetic.ones(values), self._leaves))
-            if all(map(math.isfinite, sums)) and all(self._scaled(total, masses)):
-                return [value / mass for value, mass in zip(sums, masses)]
-        for buffer, value in zip(self._forward.buffers.values(), before):
-            buffer.copy_(value)
-        return None
+        if (
+            not each
+            or any(found.weights is not None for found in losses)
+            or len(losses[0].values) != self._tokens(size)
+        ):
+            raise _Differ
+        sums = values.detach().view(len(begun), -1).sum(1).tolist()
+        mass = float(len(losses[0].values))
+        total = self.rows.fill(arithmetic.gradient(values, arithmetic.ones(values), self._leaves))
+        if not all(map(math.isfinite, sums)) or not all(self._scaled(total, [mass] * len(begun))):
+            raise _Differ
+        return [value / mass for value in sums]
 
     def evaluate(self, begun: Sequence[Begun]) -> list[Ready]:
         """Return the evaluation of every run's step."""
@@ -344,10 +364,10 @@ class _Answer:
         self.logged[name] = float(value)
 
 
-def _ended(begun: Begun) -> Record | Exception:
+def _ended(begun: Begun) -> Record | BaseException:
     try:
         return end(begun)
-    except (RegimesError, UserCodeError, ArithmeticError) as why:
+    except (Exception, SystemExit) as why:
         return why
 
 

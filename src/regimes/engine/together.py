@@ -11,6 +11,8 @@ from regimes.engine.step import Record
 
 #: Steps of a run that are made at once, at most.
 BURST = 32
+#: Runs in a stack, at most.
+LARGEST = 64
 
 
 class Together:
@@ -24,7 +26,7 @@ class Together:
         Runs in a stack, at most.
     """
 
-    def __init__(self, runs: Sequence[Any], largest: int = 64) -> None:
+    def __init__(self, runs: Sequence[Any], largest: int = LARGEST) -> None:
         self.largest = largest
         self.stacks: list[Stack] = []
         self.alone: list[Any] = []
@@ -57,28 +59,40 @@ class Together:
         self.reasons.append(why)
 
     def steps(
-        self, last: Callable[[Any], bool] = lambda run: False, before: Callable[[Any], None] = lambda run: None
-    ) -> Iterator[tuple[Any, list[Record] | Exception]]:
+        self,
+        most: int = BURST,
+        last: Callable[[Any], bool] = lambda run: False,
+        before: Callable[[Any], None] = lambda run: None,
+    ) -> Iterator[tuple[Any, list[Record] | BaseException]]:
         """Make some steps of every run: yield each with its records, or with what it raised.
 
         Parameters
         ----------
+        most : int
+            Steps of a run at once, at most; 0 where somebody looks at every step.
         last : callable
             ``last(run)``, asked where a run stands after a step: whether the caller has something to do before the next.
         before : callable
             Called with every run before it makes a single step.
         """
-        for stack in self.stacks:
-            yield from zip(stack.runs, self._stepped(stack, last, before))
-        for run in self.alone:
+        for stack in list(self.stacks):
+            try:
+                made = self._stepped(stack, most, last, before)
+            except Unstackable as why:  # from the next step on
+                self.stacks.remove(stack)
+                stack.release()
+                self._leave(stack.runs, str(why))
+            else:
+                yield from zip(stack.runs, made)
+        for run in list(self.alone):
             before(run)
             yield run, _alone(run)
         self._regroup()
 
     def _stepped(
-        self, stack: Stack, last: Callable[[Any], bool], before: Callable[[Any], None]
-    ) -> list[list[Record] | Exception]:
-        bursts = stack.burst(BURST, last)
+        self, stack: Stack, most: int, last: Callable[[Any], bool], before: Callable[[Any], None]
+    ) -> list[list[Record] | BaseException]:
+        bursts = stack.burst(most, last) if most else [[]]
         if bursts[0]:
             return list(bursts)
         for run in stack.runs:
@@ -109,8 +123,8 @@ class Together:
         return bool(self.stacks or self.alone)
 
 
-def _alone(run: Any) -> list[Record] | Exception:
+def _alone(run: Any) -> list[Record] | BaseException:
     try:
         return [run.step()]
-    except Exception as why:
+    except (Exception, SystemExit) as why:
         return why

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from regimes.core import display
-from regimes.engine.folder import write_json
+from regimes.core.files import write_json
 from regimes.study.arms import Arm
 from regimes.study.facts import facts_of
 from regimes.study.judge import judge

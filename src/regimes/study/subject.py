@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
@@ -67,8 +67,15 @@ class Subject(Described, Protocol):
     def placed(self, worker: int) -> None:
         """Take a worker's share of the machine's devices."""
 
-    def train(self, task: Task, store: Path) -> Outcome:
-        """Train one task in the store, or find it there finished; what fails becomes an outcome."""
+    @property
+    def together(self) -> int:
+        """How many tasks it trains side by side, at most."""
+
+    def train_all(self, tasks: Sequence[Task], store: Path) -> Iterator[Outcome]:
+        """Train tasks of different content in the store, or find them there finished; yield each outcome as it comes.
+
+        What fails becomes an outcome.
+        """
 
 
 def package_version() -> dict[str, str]:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from regimes.core.errors import DeclarationError, ResumeError
+from regimes.core.files import read_json
 from regimes.core.notation import parse
 from regimes.core.regime import Regime
 from regimes.engine import records
-from regimes.engine.folder import read_json
 from regimes.study import folders
 from regimes.study.arms import Arm
 from regimes.study.design import is_number

@@ -1,0 +1,105 @@
+"""Several runs with folders, trained side by side in one process: each is killed, continued and finished as alone."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+
+from regimes.core.errors import Interrupted
+from regimes.engine.api import Session, stopped_by_signals
+from regimes.engine.replicas import Record
+from regimes.engine.together import BURST, LARGEST, Together
+
+
+class _Clock:
+    """The time that one of several runs takes of what all of them take."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def train(sessions: Sequence[Session], largest: int = LARGEST) -> Iterator[tuple[Session, BaseException | None]]:
+    """Train runs of one workload side by side, stacked where they can be; yield each as it ends, with what it raised.
+
+    Parameters
+    ----------
+    sessions : sequence of Session
+        With folders.
+    largest : int
+        Runs in a stack, at most.
+
+    Raises
+    ------
+    Interrupted
+        On a signal, after a checkpoint of every run.
+    """
+    with contextlib.ExitStack() as signals:
+        signals.enter_context(stopped_by_signals(sessions))
+        opened: dict[Session, contextlib.ExitStack] = {}
+        try:
+            for session in sessions:
+                why = _open(session, opened)
+                if why is not None or not session.training:
+                    yield session, why or _close(session, opened)
+            yield from _trained(opened, largest)
+        finally:
+            for session in list(opened):
+                _close(session, opened)
+
+
+def _open(session: Session, opened: dict[Session, contextlib.ExitStack]) -> BaseException | None:
+    session.clock = _Clock()
+    stack = contextlib.ExitStack()
+    try:
+        stack.enter_context(session.opened())
+    except (Exception, SystemExit) as why:
+        return why
+    opened[session] = stack
+    return None
+
+
+def _close(session: Session, opened: dict[Session, contextlib.ExitStack]) -> BaseException | None:
+    """Give a session's folder back."""
+    try:
+        opened.pop(session).close()
+    except (Exception, SystemExit) as why:
+        return why
+    return None
+
+
+def _trained(
+    opened: dict[Session, contextlib.ExitStack], largest: int
+) -> Iterator[tuple[Session, BaseException | None]]:
+    by_run = {session.run: session for session in opened}
+    together = Together(list(by_run), largest)
+    most = BURST if not any(session.observer.probes for session in opened) else 0
+    while together.running:
+        began, stopped = time.perf_counter(), None
+        steps = list(together.steps(most, lambda run: by_run[run].pauses(), lambda run: by_run[run].observer.before()))
+        share = (time.perf_counter() - began) / len(steps)
+        for run, made in steps:
+            session = by_run[run]
+            session.clock.seconds += share  # type: ignore[attr-defined]
+            why = made if isinstance(made, BaseException) else _settled(session, made)
+            if isinstance(why, Interrupted):
+                stopped = why
+            elif why is not None or not session.training:
+                together.drop(run)
+                closed = _close(session, opened)
+                yield session, why or closed
+        if stopped is not None:
+            raise stopped
+
+
+def _settled(session: Session, records: Sequence[Record]) -> BaseException | None:
+    try:
+        for record in records:
+            session.note(record)
+        session.settle()
+    except (Exception, SystemExit) as why:
+        return why
+    return None
