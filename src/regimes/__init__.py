@@ -123,7 +123,7 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib.metadata import version
 
-        return version("regimes")
+        return globals().setdefault(name, version("regimes"))
     if name.startswith("_"):
         raise AttributeError(f"module 'regimes' has no attribute '{name}'")
     import importlib

@@ -47,6 +47,7 @@ class Session:
         check_cadences(self.run, checkpoint=options["checkpoint"], validate=options["validate"])
         self.observer = Observer(self.run, options["probes"])
         self.folder = None if options["out"] is None else Folder(options["out"])
+        self.content: dict[str, Any] | None = None
         self.writer: records.RecordWriter | None = None
         self.notes: list[str] = []
         self._last: Record | None = None
@@ -61,7 +62,9 @@ class Session:
         self.began = time.perf_counter()
 
     @classmethod
-    def at(cls, workload: Workload, regime: Regime, seed: int, place: Callable[[Run], Path], **given: Any) -> Session:
+    def at(
+        cls, workload: Workload, regime: Regime, seed: int, place: Callable[[dict[str, Any]], Path], **given: Any
+    ) -> Session:
         """Return the session of a run whose folder is named by what it is.
 
         Parameters
@@ -69,13 +72,14 @@ class Session:
         workload, regime, seed
             As of `run`.
         place : callable
-            ``place(run)`` returns the folder of a run that stands at step 0.
+            ``place(content)`` returns the folder of a run of this identity.
         **given
             Arguments of `run`; ``track`` are followers.
         """
         options = {name: p.default for name, p in inspect.signature(run).parameters.items() if p.kind == p.KEYWORD_ONLY}
         session = cls(workload, regime, seed, _options(workload, regime, seed, **options | given | {"track": None}))
-        session.folder = Folder(place(session.run))
+        session.content = identity(session.run)
+        session.folder = Folder(place(session.content))
         session.options["track"] = following.followers(given.get("track"), session.folder.path)
         return session
 
@@ -158,7 +162,7 @@ class Session:
     def _open(self) -> bool:
         assert self.folder is not None
         folder, run = self.folder, self.run
-        declared, content = None, identity(run)
+        declared, content = None, identity(run) if self.content is None else self.content
         distributed.check_same(self.world, content)
         if self.world.first:
             declared = folder.begin(run, self.options["workload_spec"], _plain_options(self.options), content)

@@ -152,7 +152,8 @@ class Stack:
         ]
 
     def _tokens(self, samples: int) -> int | None:
-        return self._units_of.get(samples)
+        """Tokens of a step of so many samples, once one has been made and its operations counted."""
+        return self._units_of.get(samples) if samples in self._flops or self.runs[0].flops is None else None
 
     def _plain_step(self, begun: Sequence[Begun]) -> list[float] | None:
         """Evaluate one step of every run; return the losses. None, and nothing has changed, if it is not a plain one."""
@@ -208,7 +209,7 @@ class Stack:
         self, begun: Sequence[Begun], number: int, start: int, size: int, parts: list[list[Part]]
     ) -> Tensor:
         """Evaluate one micro-batch of every run; note its part, and return the gradients as rows."""
-        counted = self._counted(begun[0], number)  # first: to count puts buffers back, which a graph would mind
+        counted = self._counted(begun, number)  # first: to count puts buffers back, which a graph would mind
         losses, values, each = self._losses(begun, number, start, size)
         own = [one.evaluate.weights(number, found, start) for one, found in zip(begun, losses)]
         sums, seeds = None, arithmetic.ones(values)
@@ -228,7 +229,7 @@ class Stack:
             part = one.evaluate.found(number, start, batch, found, value, mass, one.run.keep_units)
             parts[place].append(part._replace(flops=counted))
         gradients = self.rows.fill(arithmetic.gradient(values, seeds, self._leaves))
-        if begun[0].run.micro_norms:
+        if any(one.run.micro_norms for one in begun):
             for mine_, norm in zip(parts, gradients.norm(dim=1).tolist()):
                 mine_[-1] = mine_[-1]._replace(norm=norm / max(mine_[-1].mass, 1e-30))
         return gradients
@@ -245,17 +246,19 @@ class Stack:
         with begun[0].run.forward.precision():
             return self._units(begun, self._forward(args, kwargs, seeds), targets, size)
 
-    def _counted(self, one: Begun, number: int) -> float:
+    def _counted(self, begun: Sequence[Begun], number: int) -> float:
         """Operations of one micro-batch: of all runs the same, counted by the first alone, once per size."""
-        run, evaluate = one.run, one.evaluate
+        run, evaluate = begun[0].run, begun[0].evaluate
         if run.flops is None:
             return 0.0
         key = evaluate.sizes[number]
         if key not in self._flops:
             batch = evaluate.batches()[number][2]
             with run.buffers.aside():
-                units = len(run.forward(one.live, batch, number, False).values)
-            self._flops[key] = run.flops.evaluation(run, one.live, batch, True, units)
+                units = len(run.forward(begun[0].live, batch, number, False).values)
+            self._flops[key] = run.flops.evaluation(run, begun[0].live, batch, True, units)
+            for one in begun[1:]:
+                one.run.flops.learn(one.run, batch, True, units, self._flops[key])
         return self._flops[key]
 
     # -- batches -------------------------------------------------------------------------------------------

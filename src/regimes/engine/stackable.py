@@ -54,7 +54,7 @@ def form(run: Any) -> tuple[Any, ...]:
     model, declared = run.model, run.phase.declaration
     modules = tuple((name, type(module), module.training, repr_of(module)) for name, module in model.named_modules())
     tensors = tuple((name, t.shape, t.dtype, t.device) for name, t in model.state_dict(keep_vars=True).items())
-    return id(run.workload), modules, tensors, tuple(run.parameters), run.autocast, declared.micro_batch, run.keep_units
+    return id(run.workload), modules, tensors, tuple(run.parameters), run.autocast, declared.micro_batch
 
 
 def repr_of(module: Any) -> str:

@@ -26,6 +26,7 @@ from regimes.study.ranges import Range
 from regimes.study.study import Study
 from regimes.study.subject import Subject
 from regimes.study.tasks import Outcome
+from regimes.study.workers import processes
 from regimes.track.tracking import tracked_whole, trackings
 
 
@@ -49,7 +50,7 @@ def compare(
     assume: str | None = None,
     name: str | None = None,
     out: str | Path | None = None,
-    workers: int = 1,
+    workers: int | None = 1,
     validate: str | None = "10%",
     progress: bool | None = None,
     workload_spec: Any = None,
@@ -111,8 +112,10 @@ def compare(
     out : path, optional
         The study's folder; default runs/<name>. Runs that are there are not computed again. Where it holds another
         study, that one is kept beside, in a folder earlier-1, and the runs are shared.
-    workers : int
-        Runs side by side, in processes of their own. One that dies is replaced, and its run tried once more.
+    workers : int or None
+        Processes that runs are dealt to, default 1: this one. Each trains those that it is given side by side, stacked
+        where they can be (`regimes.engine.replicas`). One that dies is replaced, and its runs tried once more, one by one.
+        None: as many as there are cores, where that saves more than it costs to start them.
     validate : Duration or None
         Cadence of the curves.
     progress : bool, optional
@@ -144,8 +147,8 @@ def compare(
     """
     name = name or (Path(out).name if out is not None else "") or "study"
     folder = _folder(out, name)
-    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
-        raise DeclarationError(f"got {show(workers)}; allowed: how many runs side by side, 1 or more", "workers")
+    if workers is not None and (not isinstance(workers, int) or isinstance(workers, bool) or workers < 1):
+        raise DeclarationError(f"got {show(workers)}; allowed: how many processes, 1 or more, or None", "workers")
     limit = _seconds(max_cost)
     tracking = trackings(track, home=str(folder.resolve()), study=name)
     if tracking and not isinstance(workload, Workload):
@@ -180,6 +183,8 @@ def compare(
         elif noise is not None:
             raise DeclarationError("is lent to one run each alone; allowed beside seeds=1", "noise")
         live = Live(design, name, progress)
+        if workers is None:
+            workers = processes(subject, arms, design.runs).number
         queue = queue_of(design, subject, arms, workers, limit, live.say)
         # A command is sent as it is; what builds a workload of ours needs the engine, and torch with it.
         made = (_made, (make, options)) if make is not None and isinstance(workload, Workload) else None

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from regimes.core.errors import RegimesError, RunFailed
 from regimes.engine.api import Session
 from regimes.engine.folder import Locked
-from regimes.engine.identity import identity, key
+from regimes.engine.identity import key
 from regimes.engine.result import RunResult
 from regimes.engine.sessions import train
 from regimes.engine.workload import Workload
@@ -70,7 +70,7 @@ def _session(workload: Workload, task: Task, store: Path, options: dict[str, Any
     """The session of a task, in the folder that its content names."""
     track = [tracking.of(task.arm, task.trial) for tracking in options.get("track", ())]
     return Session.at(
-        workload, task.declared, task.seed, lambda run: store / key(identity(run)),
+        workload, task.declared, task.seed, lambda content: store / key(content),
         **options | {"track": track, "checkpoint": "50%"},
     )  # fmt: skip
 
