@@ -10,7 +10,7 @@ from torch import nn
 
 import regimes as rg
 from regimes.core.errors import Interrupted, RunFailed
-from regimes.engine import sessions
+from regimes.engine import memory, sessions
 from regimes.engine.api import Session
 from regimes.engine.folder import Locked
 from regimes.engine.replicas import Stack
@@ -124,7 +124,11 @@ def test_a_replica_that_diverges_is_recorded_and_the_others_go_on():
 
 
 def test_where_batches_differ_in_size_each_is_evaluated_alone():
-    regimes = [BASE, BASE.but(batch_size=rg.Step(8, milestones=["50%"], factor=2.0)), BASE.but(batch_size=16, micro_batch=4)]
+    regimes = [
+        BASE,
+        BASE.but(batch_size=rg.Step(8, milestones=["50%"], factor=2.0)),
+        BASE.but(batch_size=16, micro_batch=4),
+    ]
     runs, alone = (
         made(PLAIN, [r.but(budget="20 steps") for r in regimes]),
         made(PLAIN, [r.but(budget="20 steps") for r in regimes]),
@@ -231,6 +235,15 @@ def test_tied_frozen_and_named():
     assert models[0].two.weight is models[0].one.weight
 
 
+def test_a_stack_is_cut_to_what_memory_holds(monkeypatch):
+    runs = made(PLAIN, [BASE] * 5)
+    each = memory.replica_bytes(runs[0])
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2.5 * each / memory.SHARE)
+    together = Together(runs)
+    assert [len(stack.runs) for stack in together.stacks] == [2, 2]
+    assert together.reasons == ["memory is short"]
+
+
 # -- with folders ------------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +252,10 @@ def opened(folder, workload=NET, regimes=VARIANTS[:3]):
         Session.at(workload, regime, seed, lambda _, seed=seed: folder / str(seed), checkpoint="10%", validate="25%")
         for seed, regime in enumerate(regimes)
     ]
+
+
+def ended(given):
+    return [found for found in sessions.train(given) if isinstance(found, sessions.Ended)]
 
 
 def contents(folder):
@@ -252,7 +269,7 @@ def contents(folder):
 
 
 def test_folders_hold_what_runs_alone_leave(tmp_path):
-    assert [raised for _, raised in sessions.train(opened(tmp_path))] == [None] * 3
+    assert [raised for _, raised in ended(opened(tmp_path))] == [None] * 3
     for seed, regime in enumerate(VARIANTS[:3]):
         alone = rg.run(NET, regime, seed, out=tmp_path / f"alone {seed}", validate="25%")
         result = json.loads((tmp_path / str(seed) / "result.json").read_text())
@@ -279,7 +296,7 @@ def test_a_stop_is_a_checkpoint_of_every_run_and_the_rest_has_the_same_bits(tmp_
         list(sessions.train(opened(tmp_path / "cut")))
     monkeypatch.undo()
     assert not list((tmp_path / "cut").glob("*/result.json"))
-    assert [raised for _, raised in sessions.train(opened(tmp_path / "cut"))] == [None] * 3
+    assert [raised for _, raised in ended(opened(tmp_path / "cut"))] == [None] * 3
     whole, cut = contents(tmp_path / "whole"), contents(tmp_path / "cut")
     assert {name for name in whole if "checkpoints" not in name} <= set(cut)
     assert all(cut[name] == whole[name] for name in whole if "checkpoints" not in name)
@@ -290,8 +307,8 @@ def test_a_run_that_is_finished_is_read_and_one_that_is_taken_is_left(tmp_path):
     stamp = (tmp_path / "0" / "result.json").stat().st_mtime_ns
     taken = opened(tmp_path)[1]
     taken.folder.lock()
-    ended = {session.run.seed: raised for session, raised in sessions.train(opened(tmp_path))}
-    assert (ended[0], ended[2]) == (None, None)
-    assert isinstance(ended[1], Locked)
+    found = {session.run.seed: raised for session, raised in ended(opened(tmp_path))}
+    assert (found[0], found[2]) == (None, None)
+    assert isinstance(found[1], Locked)
     assert (tmp_path / "0" / "result.json").stat().st_mtime_ns == stamp
     taken.folder.unlock()

@@ -240,7 +240,7 @@ def test_another_study_is_kept_beside(compare, tmp_path):
         ({"level": "high"}, "level: got 'high'; allowed"),
         ({"trials": -1}, "trials: got -1; allowed: how many tuning trials per arm, 0 or more"),
         ({"tune": [3], "trials": 2}, "tune: got [3]; allowed: a dict of path patterns to ranges"),
-        ({"workers": 0}, "workers: got 0; allowed: how many runs side by side, 1 or more"),
+        ({"workers": 0}, "workers: got 0; allowed: how many processes, 1 or more"),
         ({"workers": 1.5}, "workers: got 1.5; allowed"),
         ({"baseline": 3}, "baseline: there is no arm '3'; "),
     ],

@@ -5,11 +5,22 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from regimes.core.errors import Interrupted
 from regimes.engine.api import Session, stopped_by_signals
 from regimes.engine.replicas import Record
 from regimes.engine.together import BURST, LARGEST, Together
+
+#: Seconds between two words of how far all are.
+OFTEN = 1.0
+
+
+class Ended(NamedTuple):
+    """A session that has ended, and what it raised."""
+
+    session: Session
+    raised: BaseException | None
 
 
 class _Clock:
@@ -22,8 +33,10 @@ class _Clock:
         return self.seconds
 
 
-def train(sessions: Sequence[Session], largest: int = LARGEST) -> Iterator[tuple[Session, BaseException | None]]:
-    """Train runs of one workload side by side, stacked where they can be; yield each as it ends, with what it raised.
+def train(sessions: Sequence[Session], largest: int = LARGEST) -> Iterator[Ended | float]:
+    """Train runs of one workload side by side, stacked where they can be; yield each as it ends.
+
+    Every second or so it yields a number besides: how many runs all that has been done of those that are going on makes.
 
     Parameters
     ----------
@@ -44,7 +57,7 @@ def train(sessions: Sequence[Session], largest: int = LARGEST) -> Iterator[tuple
             for session in sessions:
                 why = _open(session, opened)
                 if why is not None or not session.training:
-                    yield session, why or _close(session, opened)
+                    yield Ended(session, why or _close(session, opened))
             yield from _trained(opened, largest)
         finally:
             for session in list(opened):
@@ -71,11 +84,10 @@ def _close(session: Session, opened: dict[Session, contextlib.ExitStack]) -> Bas
     return None
 
 
-def _trained(
-    opened: dict[Session, contextlib.ExitStack], largest: int
-) -> Iterator[tuple[Session, BaseException | None]]:
+def _trained(opened: dict[Session, contextlib.ExitStack], largest: int) -> Iterator[Ended | float]:
     by_run = {session.run: session for session in opened}
     together = Together(list(by_run), largest)
+    told = time.perf_counter()
     most = BURST if not any(session.observer.probes for session in opened) else 0
     while together.running:
         began, stopped = time.perf_counter(), None
@@ -90,9 +102,20 @@ def _trained(
             elif why is not None or not session.training:
                 together.drop(run)
                 closed = _close(session, opened)
-                yield session, why or closed
+                yield Ended(session, why or closed)
         if stopped is not None:
             raise stopped
+        if time.perf_counter() - told > OFTEN:
+            told = time.perf_counter()
+            yield sum(_share(session.run) for session in opened)
+
+
+def _share(run: Any) -> float:
+    """How much of a run has been made."""
+    at = run.position
+    if at.run_fraction is not None:
+        return float(at.run_fraction)
+    return float(run.frame.phase + at.fraction) / len(run.phases)
 
 
 def _settled(session: Session, records: Sequence[Record]) -> BaseException | None:

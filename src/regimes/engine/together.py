@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from regimes.engine import memory
 from regimes.engine.replicas import Stack
 from regimes.engine.stackable import Unstackable, form, why_not
 from regimes.engine.step import Record
@@ -44,10 +45,11 @@ class Together:
             elif not run.finished:
                 self._leave([run], why)
         for members in groups.values():
-            for start in range(0, len(members), self.largest):
-                part = members[start : start + self.largest]
+            largest = min(self.largest, memory.fitting(members[0])) if len(members) > 1 else 1
+            for start in range(0, len(members), largest):
+                part = members[start : start + largest]
                 if len(part) == 1:
-                    self._leave(part, "no other run has its form")
+                    self._leave(part, "no other run has its form" if len(members) == 1 else "memory is short")
                     continue
                 try:
                     self.stacks.append(Stack(part))

@@ -243,9 +243,12 @@ def _outcomes(pool: Pool, queue: Queue, live: Live) -> list[Outcome]:
     began, outcomes = time.perf_counter(), []
     try:
         with live:
-            for outcome in pool.outcomes(queue.next):
-                outcomes.append(outcome)
-                live.show(outcomes, queue.total, time.perf_counter() - began)
+            for found in pool.outcomes(queue.next):
+                if isinstance(found, Outcome):
+                    outcomes.append(found)
+                    live.show(outcomes, queue.total, time.perf_counter() - began)
+                else:
+                    live.wait(outcomes, queue.total, time.perf_counter() - began, found.runs)
     finally:
         pool.close()
     return outcomes

@@ -14,13 +14,15 @@ from regimes.engine.api import Session
 from regimes.engine.folder import Locked
 from regimes.engine.identity import key
 from regimes.engine.result import RunResult
-from regimes.engine.sessions import train
+from regimes.engine.sessions import Ended, train
 from regimes.engine.workload import Workload
-from regimes.study.tasks import Outcome, Task
+from regimes.study.tasks import Outcome, Task, UnderWay
 
 
-def execute(workload: Workload, tasks: Sequence[Task], store: Path, options: dict[str, Any]) -> Iterator[Outcome]:
-    """Run tasks in the store, side by side, or find them there finished; yield each as it ends.
+def execute(
+    workload: Workload, tasks: Sequence[Task], store: Path, options: dict[str, Any]
+) -> Iterator[Outcome | UnderWay]:
+    """Run tasks in the store, side by side, or find them there finished; yield each as it ends, and how far they are.
 
     What fails becomes an outcome.
 
@@ -48,7 +50,11 @@ def execute(workload: Workload, tasks: Sequence[Task], store: Path, options: dic
             yield _failed(task, why, time.perf_counter() - began)
         else:
             given[session] = _Given(task, session.folder is not None and session.folder.result is not None, began)
-    for session, raised in train(list(given)):
+    for found in train(list(given)):
+        if not isinstance(found, Ended):
+            yield UnderWay(found)
+            continue
+        session, raised = found
         task, reused, began = given[session]
         if isinstance(raised, Locked):
             raised, reused = _waited(session, reused)
@@ -82,7 +88,7 @@ def _waited(session: Session, reused: bool) -> tuple[BaseException | None, bool]
         print(f"{session.folder.path} is being trained by another process; waiting for it", file=sys.stderr, flush=True)
         session.folder.wait()
         reused = session.folder.result is not None
-        (_, raised), *_ = train([session])
+        [raised] = [found.raised for found in train([session]) if isinstance(found, Ended)]
         if not isinstance(raised, Locked):
             return raised, reused
 

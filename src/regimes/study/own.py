@@ -24,7 +24,7 @@ from regimes.study.budgets import equal_budgets
 from regimes.study.executed import execute
 from regimes.study.ranges import Range, tuned
 from regimes.study.subject import package_version
-from regimes.study.tasks import TUNING_SEED, Outcome, Task
+from regimes.study.tasks import TUNING_SEED, Outcome, Task, UnderWay
 
 
 @dataclass(frozen=True)
@@ -146,13 +146,13 @@ class Own:
         """As many as are stacked at most."""
         return LARGEST
 
-    def train_all(self, tasks: Sequence[Task], store: Path) -> Iterator[Outcome]:
+    def train_all(self, tasks: Sequence[Task], store: Path) -> Iterator[Outcome | UnderWay]:
         """Train tasks in the store, side by side, or find them there finished."""
         return execute(self.workload, tasks, store, self.options)
 
     def train(self, task: Task, store: Path) -> Outcome:
         """Train one task in the store, or find it there finished."""
-        [outcome] = self.train_all([task], store)
+        [outcome] = [found for found in self.train_all([task], store) if isinstance(found, Outcome)]
         return outcome
 
 

@@ -23,7 +23,7 @@ from regimes.core.errors import Interrupted, RegimesError
 from regimes.study.command import groups
 from regimes.study.stopping import terminable
 from regimes.study.subject import Subject
-from regimes.study.tasks import Outcome, Task
+from regimes.study.tasks import Outcome, Task, UnderWay
 
 #: Seconds that workers have for the step they are in and its checkpoint, or to end a command, before they are killed.
 PATIENCE = groups.PATIENCE + 2
@@ -70,8 +70,10 @@ class Pool:
             else:
                 self._workers = [_Worker(packed, place, workers) for place in range(workers)]
 
-    def outcomes(self, queue: Callable[[Sequence[Outcome]], Task | None]) -> Iterator[Outcome]:
-        """Yield outcomes as they come; `queue(done)` names the next task, or None while (or when) there is none.
+    def outcomes(self, queue: Callable[[Sequence[Outcome]], Task | None]) -> Iterator[Outcome | UnderWay]:
+        """Yield outcomes as they come, and in between how far the others are.
+
+        `queue(done)` names the next task, or None while (or when) there is none.
 
         Raises
         ------
@@ -82,9 +84,10 @@ class Pool:
         done: list[Outcome] = []
         if not self._workers:
             while not _in_vain(done) and (tasks := self._next(queue, done, 1)):
-                for outcome in self.subject.train_all(tasks, self.store):
-                    done.append(outcome)
-                    yield outcome
+                for found in self.subject.train_all(tasks, self.store):
+                    if isinstance(found, Outcome):
+                        done.append(found)
+                    yield found
             _refuse(done)
             return
         with terminable():
@@ -100,9 +103,11 @@ class Pool:
                     worker = busy[inbox]  # type: ignore[index]
                     answer = worker.answer()
                     self._singly += worker.handed_back()
-                    if answer is not None:
+                    if isinstance(answer, Outcome):
                         done.append(answer)
                         yield answer
+                    elif answer is not None:
+                        yield UnderWay(sum(worker.under_way for worker in self._workers))
         _refuse(done)
 
     def _next(self, queue: Callable[[Sequence[Outcome]], Task | None], done: list[Outcome], takers: int) -> list[Task]:
@@ -160,6 +165,7 @@ class _Worker:
         self._store: Path | None = None
         self._tries, self._began = 0, False
         self._back: list[Task] = []
+        self.under_way = 0.0
         self._start()
 
     def _start(self) -> None:
@@ -178,8 +184,8 @@ class _Worker:
         with contextlib.suppress(OSError):  # a process that has died is noticed when it is asked for its answer
             self.inbox.send((self.tasks, self._store))
 
-    def answer(self) -> Outcome | None:
-        """Return what the process has to say: the outcome, or nothing yet.
+    def answer(self) -> Outcome | UnderWay | None:
+        """Return what the process has to say: an outcome, how far it is, or nothing yet.
 
         Raises
         ------
@@ -198,6 +204,9 @@ class _Worker:
         if outcome is None:
             self._began = True
             return None
+        self.under_way = outcome.runs if isinstance(outcome, UnderWay) else 0.0
+        if isinstance(outcome, UnderWay):
+            return outcome
         self.tasks = [task for task in self.tasks if task.content != outcome.task.content]
         return outcome
 

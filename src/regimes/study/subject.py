@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from regimes.study.ranges import Range
-    from regimes.study.tasks import Outcome, Task
+    from regimes.study.tasks import Outcome, Task, UnderWay
 
 
 class Described(Protocol):
@@ -71,8 +71,10 @@ class Subject(Described, Protocol):
     def together(self) -> int:
         """How many tasks it trains side by side, at most."""
 
-    def train_all(self, tasks: Sequence[Task], store: Path) -> Iterator[Outcome]:
+    def train_all(self, tasks: Sequence[Task], store: Path) -> Iterator[Outcome | UnderWay]:
         """Train tasks of different content in the store, or find them there finished; yield each outcome as it comes.
+
+        In between it may tell how far the others are.
 
         What fails becomes an outcome.
         """
