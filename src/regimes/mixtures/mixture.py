@@ -124,11 +124,12 @@ class Mixture(Sampler):
         """Deal `n` to the sources, let the inner sampler draw in each, and mix."""
         names = [name for name, _ in self.sources]
         counts, credit = self._deal(cursor["credit"], n, ctx)
-        dealt = [(names[place], int(counts[place])) for place in np.flatnonzero(counts)]
-        positions = [state["positions"][name] for name, _ in dealt]
-        sources = ctx.rng("mixture").permutation(np.repeat(positions, [count for _, count in dealt]))
+        dealt = counts.nonzero()[0]
+        counts, names = counts[dealt], [names[place] for place in dealt.tolist()]
+        positions = [state["positions"][name] for name in names]
+        sources = ctx.rng("mixture").permutation(np.repeat(positions, counts))
         drawn, cursors, inside = {}, dict(cursor["sources"]), self.inside
-        for (name, count), position in zip(dealt, positions):
+        for name, position, count in zip(names, positions, counts.tolist()):
             inner, begun = _narrow(ctx, name), cursors.get(name)
             if begun is None:  # the cursor was carried from a mixture without this source
                 begun = inside.start(inner.view, inner.key)
@@ -189,7 +190,9 @@ def _narrow(ctx: DrawContext, name: str) -> DrawContext:
 
 def _mixed(sources: np.ndarray, drawn: Mapping[int, Draw], cursor: State) -> Draw:
     """Put the draws of the sources in the order in which `sources` names them."""
-    where = {position: np.flatnonzero(sources == position) for position in drawn}
+    order = np.argsort(sources, kind="stable")
+    starts = np.searchsorted(sources[order], list(drawn)).tolist()
+    where = {position: order[start : start + len(own.indices)] for start, (position, own) in zip(starts, drawn.items())}
     indices = np.empty(len(sources), dtype=np.int64)
     for position, own in drawn.items():
         indices[where[position]] = own.indices
