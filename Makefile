@@ -36,6 +36,7 @@ bench: .venv/ready
 	for w in digits_mlp char_lm; do $(BIN)/python benchmarks/step_overhead.py --workload $$w --peers || exit 1; done
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/rules.py
+	$(BIN)/python benchmarks/large_data.py
 
 clean:
 	rm -rf .venv build dist runs
