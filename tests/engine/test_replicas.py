@@ -140,6 +140,28 @@ def test_where_batches_differ_in_size_each_is_evaluated_alone():
         assert differences(run.tree(), other.tree()) == []
 
 
+def test_inputs_may_be_nested():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(6, 2).double()
+
+        def forward(self, pair):
+            return self.layer(pair["left"] - pair["right"])
+
+    x, y = data(0)
+    pairs = [({"left": x[i], "right": x[-1 - i]}, y[i]) for i in range(len(x))]
+    workload = rg.Workload(model=Two, train=pairs, val=pairs, loss=rg.CrossEntropy())
+    regimes = [BASE.but(budget="10 steps")] * 3
+    runs, alone = made(workload, regimes), made(workload, regimes)
+    _, together = stepped(runs)
+    assert together.reasons == []
+    for run, other in zip(runs, alone):
+        while not other.finished:
+            other.step()
+        assert differences(run.tree(), other.tree()) == []
+
+
 class Scaled(nn.Module):
     """Two models of one printed form that compute something else."""
 
