@@ -131,6 +131,7 @@ class Session:
         finally:
             if self.writer is not None:
                 self.writer.close()
+                index.update(self.folder.path)
             if self.world.first:
                 self.folder.unlock()
 
@@ -175,10 +176,10 @@ class Session:
     def _open(self) -> bool:
         assert self.folder is not None
         folder, run = self.folder, self.run
-        declared, content = None, identity(run) if self.content is None else self.content
+        content = identity(run) if self.content is None else self.content
         distributed.check_same(self.world, content)
         if self.world.first:
-            declared = folder.begin(run, self.options["workload_spec"], _plain_options(self.options), content)
+            folder.begin(run, self.options["workload_spec"], _plain_options(self.options), content)
         self.world.wait()
         if folder.result is not None:
             return False
@@ -188,19 +189,8 @@ class Session:
         if self.world.first:
             self.writer = records.RecordWriter(folder.path, self.clock)
             self.writer.cut(0 if tree is None else tree["records_bytes"])
-            self._index("running", declared)
         self.world.wait()
         return True
-
-    def _index(self, status: str, declared: dict[str, Any] | None = None, **facts: Any) -> None:
-        assert self.folder is not None
-        if declared is not None:
-            facts |= index.facts_of(declared, self.folder.path)
-        index.update(
-            self.folder.path.parent,
-            self.folder.path,
-            **(facts | {"status": status, "step": self.run.frame.step}),
-        )
 
     def _mark(self) -> tuple[int, int]:
         run = self.run
@@ -224,8 +214,6 @@ class Session:
         where = f"at step {self.run.frame.step}"
         if self.folder is None:
             raise Interrupted(f"stopped {where}; without out= nothing was kept", self.stop_code)
-        if self.world.first:
-            self._index("stopped")
         raise Interrupted(f"stopped {where}; continue with: regimes resume {self.folder.path}", self.stop_code)
 
     def _finish(self) -> None:
@@ -240,7 +228,6 @@ class Session:
         self.folder.finish(
             self.run, {"metrics": metrics, **totals, "skipped": skipped, "work": work, "seams": self.run.seams}
         )
-        self._index("finished", metrics=metrics)
 
 
 @contextlib.contextmanager
