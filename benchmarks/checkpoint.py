@@ -6,7 +6,10 @@ copied and nothing else, the same checkpoint waited for, ``torch.save`` in a pla
 ``torch.distributed.checkpoint.async_save`` there. Steps while a checkpoint is written are compared with those while none
 is, in our loop and in one beside which another process writes the same: what both have is the machine's, the rest Python's.
 
-Usage: python benchmarks/checkpoint.py [--checkpoints 20] [--every 25] [--threads 1] [--folder DIR] [--json]
+With ``--alone`` a block is begun when the machine is quiet, and made again, whatever it found, if other programs took more
+than a seventh of a core meanwhile (Linux only): as many busy programs as cores hold up a loop for longer than a checkpoint.
+
+Usage: python benchmarks/checkpoint.py [--checkpoints 20] [--every 25] [--threads 1] [--alone] [--folder DIR] [--json]
 """
 
 from __future__ import annotations
@@ -74,10 +77,10 @@ class Waiting(Session):
         self.folder.saved()
 
 
-def regimes(kind: type[Session], folder: Path, every: int, blocks: int) -> Contender:
+def regimes(kind: type[Session], folder: Path, every: int) -> Contender:
     """A run of ours, with a checkpoint every so many steps."""
     work = rg.Workload(model=net, train=data(), loss=nn.CrossEntropyLoss())
-    regime = rg.Regime(optimizer=rg.AdamW(lr=1e-4), batch_size=BATCH, budget=f"{every * (blocks + 2)} steps")
+    regime = rg.Regime(optimizer=rg.AdamW(lr=1e-4), batch_size=BATCH, budget="1000000 steps")
     records = kind.at(work, regime, 0, lambda content: folder, checkpoint=f"{every} steps").records()
 
     def busy() -> bool:
@@ -161,13 +164,46 @@ def beside(folder: Path, run: Contender) -> tuple[Contender, Callable[[], None]]
 
 
 class Found(NamedTuple):
-    """What was measured of a contender: seconds."""
+    """What was measured of a contender: seconds.
+
+    Parameters
+    ----------
+    stalls : list of float
+    own : list of float
+        The same, of the loop's thread: what it spent itself, whoever else had the cores.
+    idle, writing : list of float
+        Steps while no checkpoint is written, and while one is.
+    """
 
     stalls: list[float]
-    #: The same, of the loop's thread: what it spent itself, whoever else had the cores.
     own: list[float]
     idle: list[float]
     writing: list[float]
+
+
+def of_others() -> float:
+    """Seconds of all cores that this process and those it started have not taken, since some time."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    busy = sum(ticks) - ticks[3] - ticks[4]  # all but idle and waiting for the disk
+    ours = [Path("/proc/self/stat"), *(Path(f"/proc/{p.pid}/stat") for p in multiprocessing.active_children())]
+    own = sum(int(ticks) for path in ours for ticks in path.read_text().rsplit(")", 1)[1].split()[11:13])
+    return (busy - own) / os.sysconf("SC_CLK_TCK")
+
+
+def disturbed(during: Callable[[], None]) -> bool:
+    """Whether other programs took more than a seventh of a core meanwhile."""
+    began, others = time.perf_counter(), of_others()
+    during()
+    return of_others() - others > (time.perf_counter() - began) / 7
+
+
+def undisturbed(contender: Contender, every: int, found: Found) -> None:
+    """Wait for a quiet machine and make a block, until one has had it for itself."""
+    made = Found([], [], [], [])
+    while disturbed(lambda: time.sleep(0.5)) or disturbed(lambda: block(contender, every, made)):
+        made = Found([], [], [], [])
+    for values, new in zip(found, made):
+        values.extend(new)
 
 
 def block(contender: Contender, every: int, found: Found) -> None:
@@ -190,19 +226,11 @@ def block(contender: Contender, every: int, found: Found) -> None:
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Found]:
     """Blocks of all contenders in turn."""
     torch.set_num_threads(args.threads)
-    run = lambda kind, name: regimes(kind, folder / name, args.every, args.checkpoints)  # noqa: E731
-    unsaved = Session.at(
-        rg.Workload(model=net, train=data(), loss=nn.CrossEntropyLoss()),
-        rg.Regime(optimizer=rg.AdamW(lr=1e-4), batch_size=BATCH, budget="1000000 steps"),
-        0,
-        lambda content: folder / "unsaved",
-        checkpoint="100%",
-    ).records()
-    other, end = beside(folder / "other", Contender(lambda first: next(unsaved) and None))
+    other, end = beside(folder / "other", regimes(Session, folder / "unsaved", 10**6))
     contenders = {
         "the bytes alone, copied": copying(),
-        "regimes": run(Session, "ours"),
-        "regimes, waiting for the disk": run(Waiting, "waiting"),
+        "regimes": regimes(Session, folder / "ours", args.every),
+        "regimes, waiting for the disk": regimes(Waiting, folder / "waiting", args.every),
         "regimes, another process writes": other,
         "by hand, torch.save": by_hand(torch.save, folder / "saved"),
         "by hand, async_save": distributed(folder / "async"),
@@ -211,7 +239,8 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Found]:
     for number in range(args.checkpoints + 1):
         for name in contenders if number % 2 else reversed(contenders):
             # Of ours no checkpoint is due at the very first step: that block warms up, and begins no other's count.
-            block(contenders[name], args.every, found[name] if number else Found([], [], [], []))
+            make = undisturbed if number and args.alone else block
+            make(contenders[name], args.every, found[name] if number else Found([], [], [], []))
     end()
     return found
 
@@ -222,7 +251,8 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=int, default=20)
     parser.add_argument("--every", type=int, default=25, help="steps between two")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--folder", type=Path, help="a folder on the disk that is to be measured; default: a temporary one")
+    parser.add_argument("--alone", action="store_true", help="make blocks again that other programs disturbed")
+    parser.add_argument("--folder", type=Path, help="on the disk that is to be measured; default: a temporary one")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     warnings.simplefilter("ignore")  # torch says that without a process group it assumes a single process
@@ -241,7 +271,7 @@ def main() -> None:
     print(f"stall of the loop in ms over {args.checkpoints} checkpoints, {args.threads} thread(s): median [min, max]")
     for name, row in rows.items():
         (low, middle, high), own = row["stall_ms"], row["own_ms"][1]
-        steps = f"   steps while it is written {row['writing']:.3f}x of {row['step_ms']:.1f} ms" if "writing" in row else ""
+        steps = f"   steps meanwhile {row['writing']:.3f}x of {row['step_ms']:.1f} ms" if "writing" in row else ""
         print(f"{name:32s} {middle:7.1f} [{low:.1f}, {high:.1f}]   own time {own:6.1f}{steps}")
 
 

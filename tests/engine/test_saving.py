@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import regimes as rg
-from regimes.engine import checkpoint, saving, sessions, trees
+from regimes.engine import checkpoint, index, saving, sessions, trees
 from regimes.engine import folder as folder_module
 from regimes.engine.api import Session
 from regimes.engine.folder import Folder
@@ -86,7 +86,7 @@ def test_training_goes_on_in_place_and_the_state_of_the_call_is_written(work, tm
 
 def test_numbers_dicts_and_lists_are_taken_by_value(tmp_path):
     state = {"knobs": {"rate": 0.1}, "seen": [1, [2]], "weights": torch.arange(3.0), "0-d": torch.tensor(5)}
-    saver, found = Saver(), []
+    expected, saver, found = through_bytes(state), Saver(), []
     with Held() as held:
         saver.save(state, lambda *parts: (held(), found.append(trees.restore(*parts))))
         state["knobs"]["rate"] = 9.0
@@ -95,9 +95,7 @@ def test_numbers_dicts_and_lists_are_taken_by_value(tmp_path):
         state["weights"].mul_(-1)
         state["0-d"].add_(1)
     saver.wait()
-    assert trees.differences(
-        found[0], {"knobs": {"rate": 0.1}, "seen": [1, [2]], "weights": torch.arange(3.0), "0-d": torch.tensor(5)}
-    ) == []
+    assert trees.differences(found[0], expected) == []
 
 
 def test_layouts_tied_and_shared_tensors_and_views_of_one_memory_come_back(tmp_path):
@@ -107,11 +105,10 @@ def test_layouts_tied_and_shared_tensors_and_views_of_one_memory_come_back(tmp_p
         "column-major": torch.linalg.qr(torch.randn(5, 3)).Q.T, "none": torch.zeros(0, 3), "mask": torch.tensor([True]),
         "trained": nn.Parameter(torch.ones(2)), "negative": torch.complex(rows[0], rows[1]).conj().imag,
     }  # fmt: skip
-    saver, taken = Saver(), []
-    saver.save(state, lambda plain, tensors: taken.append((checkpoint.store(tmp_path, "a", plain, tensors), [*tensors])))
+    saver, names = Saver(), []
+    saver.save(state, lambda *parts: names.extend(parts[1]) or checkpoint.store(tmp_path, "a", *parts))
     saver.wait()
-    path, names = taken[0]
-    found = checkpoint.read(path)
+    found = checkpoint.read(tmp_path / "a")
     assert trees.differences(state, found) == []
     assert "cache:row" not in found
     assert not any("cache" in name for name in names)
@@ -120,20 +117,30 @@ def test_layouts_tied_and_shared_tensors_and_views_of_one_memory_come_back(tmp_p
     assert found["column-major"].stride() == state["column-major"].stride()
 
 
-def test_memory_of_the_copy_is_kept_where_it_fits_and_returned_with_the_folder(tmp_path):
-    saver, places = Saver(), []
-    large = torch.ones(saving._LARGE)
+def test_memory_of_the_copy_is_kept_where_it_fits():
+    saver, places, large = Saver(), [], torch.ones(saving._LARGE)
+
+    def write(plain, tensors):
+        places.append({name: (t.data_ptr(), t.clone()) for name, t in tensors.items()})
+
     saver.reserve({"weights": large, "batch": torch.ones(4)})
     saver.wait()
-    places.append(saver._kept["weights"].data_ptr())
+    reserved = saver._kept["weights"].data_ptr()
     for size, value in ((4, 1.0), (4, 2.0), (6, 3.0)):
         state = {"weights": large.mul_(value), "batch": torch.full((size,), value)}
-        saver.save(state, lambda plain, tensors: places.append({n: (t.data_ptr(), t.clone()) for n, t in tensors.items()}))
+        saver.save(state, write)
         saver.wait()
-    reserved, first, second, third = places
+    first, second, third = places
     assert reserved == first["weights"][0] == second["weights"][0] == third["weights"][0]
     assert first["batch"][0] == second["batch"][0]
     assert (third["weights"][1][0], third["batch"][1].tolist()) == (6.0, [3.0] * 6)
+
+
+def test_memory_of_the_copy_is_returned_with_the_folder(work, tmp_path):
+    session = Session.at(work, BASE, 0, lambda _: tmp_path / "r", checkpoint="25%")
+    for record in session.records():
+        assert bool(session.folder._saver._kept) == (record.at.step >= 10)
+    assert session.folder._saver._kept == {}
 
 
 def test_a_run_of_a_stack_is_saved_as_it_stands_without_its_caches(work, tmp_path):
@@ -185,13 +192,13 @@ def test_records_are_on_disk_before_the_checkpoint_can_be_seen(work, tmp_path, m
     synced, sync = [], RecordWriter.sync
 
     def noted(self):
-        synced.append((threading.current_thread() is threading.main_thread(), checkpoint.names(tmp_path / "r/checkpoints")))
+        synced.append(checkpoint.names(tmp_path / "r/checkpoints"))
+        assert threading.current_thread() is not threading.main_thread()
         sync(self)
 
     monkeypatch.setattr(RecordWriter, "sync", noted)
     rg.run(work, BASE, out=tmp_path / "r", checkpoint="25%")
-    assert [main for main, _ in synced] == [False] * 4
-    assert [names[:1] for _, names in synced] == [[], *([f"step-{n:010d}"] for n in (10, 20, 30))]
+    assert [names[:1] for names in synced] == [[], *([f"step-{n:010d}"] for n in (10, 20, 30))]
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------
@@ -201,7 +208,7 @@ def full(path):
     raise OSError(28, "No space left on device")
 
 
-SAID = r"the checkpoint at step 10 could not be written \(No space left on device\); the last whole one is none; .*resume"
+SAID = r"at step 10 could not be written \(No space left on device\); the last whole one is none; .*regimes resume"
 
 
 def until(steps, ending):
@@ -263,9 +270,8 @@ def test_of_several_runs_only_the_one_whose_disk_is_full_ends(work, tmp_path, mo
         if "/1/" in str(path):
             full(path)
 
-    given = [
-        Session.at(work, BASE, seed, lambda _, seed=seed: tmp_path / str(seed), checkpoint="10 steps") for seed in range(3)
-    ]
+    places = [tmp_path / str(seed) for seed in range(3)]
+    given = [Session.at(work, BASE, n, lambda _, to=to: to, checkpoint="10 steps") for n, to in enumerate(places)]
     monkeypatch.setattr(checkpoint, "sync", some)
     raised = {each.session.run.seed: each.raised for each in sessions.train(given) if isinstance(each, sessions.Ended)}
     assert (raised[0], raised[2]) == (None, None)
@@ -307,6 +313,14 @@ def test_a_stop_is_said_when_the_checkpoint_is_on_disk(work, tmp_path):
     assert checkpoint.names(tmp_path / "r/checkpoints")[0] == "step-0000000013"
 
 
+def test_a_stop_whose_checkpoint_fails_is_no_stop(work, tmp_path, monkeypatch):
+    sync = checkpoint.sync
+    monkeypatch.setattr(checkpoint, "sync", lambda path: full(path) if "step-0000000013" in str(path) else sync(path))
+    with pytest.raises(rg.ResumeError, match="at step 13 .* the last whole one is step-0000000010"):
+        until(13, terminated)(work, tmp_path / "r")
+    assert [row["status"] for row in index.rows(tmp_path)] == ["running"]
+
+
 @pytest.mark.usefixtures("slow")
 def test_the_result_is_written_after_the_last_checkpoint(work, tmp_path, monkeypatch):
     seen, write = [], folder_module.write_json
@@ -339,19 +353,23 @@ def test_the_folder_is_ours_as_long_as_it_is_written_to(work, tmp_path, monkeypa
 
 
 def test_somebody_who_interrupts_the_waiting_is_heard_when_it_is_written(tmp_path):
-    saver, done = Saver(), []
-    interrupt = threading.Event()
+    saver, done, asked, pause = Saver(), [], threading.Event(), threading.Event()
 
     def write(plain, tensors):
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-        interrupt.wait(0.2)
+        asked.wait(60)
+        for _ in range(2):  # somebody insists
+            pause.wait(0.1)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        pause.wait(0.1)
         done.append(plain)
+
+    def wait():
+        asked.set()
+        saver.wait()
 
     saver.save({"step": 3}, write)
     with pytest.raises(KeyboardInterrupt):
-        saver.wait()
-        interrupt.wait(60)  # where it came before the waiting
-    saver.wait()
+        wait()
     assert done == [{"step": 3}]
 
 

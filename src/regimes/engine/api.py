@@ -425,7 +425,8 @@ def run(
     probes : sequence of Probe
         Observations; they change no bit.
     checkpoint : Duration
-        Cadence of checkpoints, of each phase. Default 10%.
+        Cadence of checkpoints, of each phase. Default 10%. They are written while the run goes on, from a copy of its
+        state, which stays in memory beside it.
     max_time : str or float, optional
         A limit ("20 min") that stops cleanly, with a checkpoint.
     give_up : int
@@ -450,7 +451,7 @@ def run(
     DeclarationError
         For a declaration that does not hold, before anything is spent.
     ResumeError
-        If the folder holds another run, or is being trained by another process.
+        If the folder holds another run, or is being trained by another process; if a checkpoint could not be written.
     RunFailed
         If too many steps in a row were not finite.
     Interrupted

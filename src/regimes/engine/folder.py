@@ -199,10 +199,7 @@ class Folder:
         ResumeError
             As `saved`, of the checkpoint before.
         """
-        self.saved()
         name, step = f"step-{run.work.steps:010d}", run.frame.step
-        if (self.checkpoints / name).exists():
-            return
 
         def write(plain: Any, tensors: dict[str, Tensor]) -> None:
             try:

@@ -49,6 +49,8 @@ def train(sessions: Sequence[Session], largest: int = LARGEST) -> Iterator[Ended
     ------
     Interrupted
         On a signal, after a checkpoint of every run.
+    ResumeError
+        If nobody asks for more, and a checkpoint on its way to disk could not be written.
     """
     with contextlib.ExitStack() as signals:
         signals.enter_context(stopped_by_signals(sessions))
