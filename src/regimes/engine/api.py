@@ -129,18 +129,26 @@ class Session:
             if unfinished:
                 self.world.wait()
         finally:
-            if self.writer is not None:
-                self.writer.close()
-                index.update(self.folder.path)
+            self._let_go(self.folder)
+
+    def _let_go(self, folder: Folder) -> None:
+        """Give the folder back, with the last checkpoint on disk; that it is not is said before what has come since."""
+        with contextlib.ExitStack() as stack:
             if self.world.first:
-                self.folder.unlock()
+                stack.callback(folder.unlock)
+            if self.writer is not None:
+                stack.callback(index.update, folder.path)
+                stack.callback(self.writer.close)
+            folder.saved()
 
     def _begin(self) -> None:
         self._marked = self._mark()
         if self.run.finished:  # killed between its last step and its result
             self._finish()
-        else:
-            self.training = True
+            return
+        self.training = True
+        if self.folder is not None and self.writer is not None:
+            self.folder.reserve(self.run)
 
     def note(self, record: Record) -> Record:
         """Take in the record of the step that was made: probes that are due, the file, whoever follows."""
@@ -158,6 +166,8 @@ class Session:
         ------
         Interrupted
             Where somebody asked to stop, after a checkpoint.
+        ResumeError
+            If a checkpoint could not be written: this one, or the one before, which was on its way to disk until now.
         """
         if self.run.finished:
             self.training = False
@@ -202,7 +212,7 @@ class Session:
 
     def _save(self) -> None:
         if self.folder is not None and self.writer is not None:
-            self.folder.save(self.run, self.writer.mark())
+            self.folder.save(self.run, self.writer.mark(), self.writer.sync)
 
     def _stop_if_asked(self) -> None:
         if self.limit is not None and time.perf_counter() - self.began > self.limit:
@@ -214,6 +224,7 @@ class Session:
         where = f"at step {self.run.frame.step}"
         if self.folder is None:
             raise Interrupted(f"stopped {where}; without out= nothing was kept", self.stop_code)
+        self.folder.saved()
         raise Interrupted(f"stopped {where}; continue with: regimes resume {self.folder.path}", self.stop_code)
 
     def _finish(self) -> None:
@@ -225,6 +236,7 @@ class Session:
         frame = self.run.frame
         totals = {"step": frame.step, "samples": frame.samples, "tokens": frame.tokens}
         skipped = _skipped(self.writer.path)
+        self.folder.saved()
         self.folder.finish(
             self.run, {"metrics": metrics, **totals, "skipped": skipped, "work": work, "seams": self.run.seams}
         )
@@ -413,7 +425,8 @@ def run(
     probes : sequence of Probe
         Observations; they change no bit.
     checkpoint : Duration
-        Cadence of checkpoints, of each phase. Default 10%.
+        Cadence of checkpoints, of each phase. Default 10%. They are written while the run goes on, from a copy of its
+        state, which stays in memory beside it.
     max_time : str or float, optional
         A limit ("20 min") that stops cleanly, with a checkpoint.
     give_up : int
@@ -438,7 +451,7 @@ def run(
     DeclarationError
         For a declaration that does not hold, before anything is spent.
     ResumeError
-        If the folder holds another run, or is being trained by another process.
+        If the folder holds another run, or is being trained by another process; if a checkpoint could not be written.
     RunFailed
         If too many steps in a row were not finite.
     Interrupted

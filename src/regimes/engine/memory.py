@@ -17,7 +17,8 @@ SHARE = 0.25
 
 
 def replica_bytes(run: Any) -> int:
-    """Return the bytes that a run adds to a stack: weights, gradients, states, and what one backward keeps.
+    """Return the bytes that a run adds to a stack: weights, gradients, states, their copy for checkpoints, and what one
+    backward keeps.
 
     The last is measured on the first micro-batch of the next step, which leaves no trace.
 
@@ -35,7 +36,7 @@ def replica_bytes(run: Any) -> int:
     trees.flatten(run.states, tensors)
     states = sum(t.numel() * t.element_size() for t in tensors.values())
     # Of gradients there are those of autograd, the row, and its sum over micro-batches.
-    return own + 3 * trained + states + _activations(run)
+    return 2 * (own + states) + 3 * trained + _activations(run)
 
 
 def _activations(run: Any) -> int:

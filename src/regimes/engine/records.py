@@ -92,10 +92,13 @@ class RecordWriter:
                 ) from None
 
     def mark(self) -> int:
-        """Bring everything to disk and return the length of the file: what a checkpoint remembers."""
+        """Write what waits and return the length of the file: what a checkpoint remembers."""
         self.flush()
-        os.fsync(self._file.fileno())
         return self._file.tell()
+
+    def sync(self) -> None:
+        """Force what has been written to disk; any thread may, while records are added."""
+        os.fsync(self._file.fileno())
 
     def cut(self, length: int) -> None:
         """Drop what was written after the checkpoint that is continued from."""

@@ -50,6 +50,8 @@ def train(sessions: Sequence[Session], largest: int = LARGEST) -> Iterator[Ended
     ------
     Interrupted
         On a signal, after a checkpoint of every run.
+    ResumeError
+        If nobody asks for more, and a checkpoint on its way to disk could not be written.
     """
     with contextlib.ExitStack() as signals:
         signals.enter_context(stopped_by_signals(sessions))
@@ -61,8 +63,9 @@ def train(sessions: Sequence[Session], largest: int = LARGEST) -> Iterator[Ended
                     yield Ended(session, why or _close(session, opened))
             yield from _trained(opened, largest)
         finally:
-            for session in list(opened):
-                _close(session, opened)
+            failed = [why for session in list(opened) if (why := _close(session, opened)) is not None]
+            if failed:
+                raise failed[0]
 
 
 def _open(session: Session, opened: dict[Session, contextlib.ExitStack]) -> BaseException | None:
@@ -77,7 +80,7 @@ def _open(session: Session, opened: dict[Session, contextlib.ExitStack]) -> Base
 
 
 def _close(session: Session, opened: dict[Session, contextlib.ExitStack]) -> BaseException | None:
-    """Give a session's folder back."""
+    """Give a session's folder back; return why its last checkpoint or records are not on disk."""
     try:
         opened.pop(session).close()
     except (Exception, SystemExit) as why:
@@ -102,8 +105,8 @@ def _trained(opened: dict[Session, contextlib.ExitStack], largest: int) -> Itera
                 stopped = why
             elif why is not None or not session.training:
                 together.drop(run)
-                closed = _close(session, opened)
-                yield Ended(session, why or closed)
+                # A checkpoint on its way to disk was taken before whatever has ended the run since.
+                yield Ended(session, _close(session, opened) or why)
         if stopped is not None:
             raise stopped
         if time.perf_counter() - told > OFTEN:
