@@ -28,6 +28,8 @@ BENCHMARKS = {
     "comparison": [],
     "comparison demo": ["--demo"],
     "large_data": [],
+    "large_store": [],
+    "checkpoint": [],
     "rules": [],
     "startup": [],
 }

@@ -15,6 +15,7 @@ Usage: python benchmarks/checkpoint.py [--checkpoints 20] [--every 25] [--thread
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import multiprocessing
 import os
@@ -200,7 +201,7 @@ def disturbed(during: Callable[[], None]) -> bool:
 def undisturbed(contender: Contender, every: int, found: Found) -> None:
     """Wait for a quiet machine and make a block, until one has had it for itself."""
     made = Found([], [], [], [])
-    while disturbed(lambda: time.sleep(0.5)) or disturbed(lambda: block(contender, every, made)):
+    while disturbed(lambda: time.sleep(0.5)) or disturbed(functools.partial(block, contender, every, made)):
         made = Found([], [], [], [])
     for values, new in zip(found, made):
         values.extend(new)
