@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from regimes.controllers import *  # noqa: F403
     from regimes.core.card import Card, Claim
     from regimes.core.duration import Duration, epochs, flops, samples, steps, tokens
-    from regimes.core.errors import DeclarationError, RegimesError, ResumeError, RunFailed, UserCodeError
+    from regimes.core.errors import DeclarationError, Interrupted, RegimesError, ResumeError, RunFailed, UserCodeError
     from regimes.core.progress import Progress
     from regimes.core.regime import Phase, Regime
     from regimes.core.registry import register
     from regimes.ejection.api import eject
-    from regimes.engine.api import Interrupted, run, stream
+    from regimes.engine.api import run, stream
     from regimes.engine.batches import Batches
     from regimes.engine.metrics import Accuracy
     from regimes.engine.run import Run
@@ -64,12 +64,19 @@ if TYPE_CHECKING:
 _ELSEWHERE = {
     "regimes.core.card": ("Card", "Claim"),
     "regimes.core.duration": ("Duration", "epochs", "flops", "samples", "steps", "tokens"),
-    "regimes.core.errors": ("DeclarationError", "RegimesError", "ResumeError", "RunFailed", "UserCodeError"),
+    "regimes.core.errors": (
+        "DeclarationError",
+        "Interrupted",
+        "RegimesError",
+        "ResumeError",
+        "RunFailed",
+        "UserCodeError",
+    ),
     "regimes.core.progress": ("Progress",),
     "regimes.core.regime": ("Phase", "Regime"),
     "regimes.core.registry": ("register",),
     "regimes.ejection.api": ("eject",),
-    "regimes.engine.api": ("Interrupted", "run", "stream"),
+    "regimes.engine.api": ("run", "stream"),
     "regimes.engine.batches": ("Batches",),
     "regimes.engine.metrics": ("Accuracy",),
     "regimes.engine.run": ("Run",),
@@ -116,7 +123,7 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib.metadata import version
 
-        return version("regimes")
+        return globals().setdefault(name, version("regimes"))
     if name.startswith("_"):
         raise AttributeError(f"module 'regimes' has no attribute '{name}'")
     import importlib

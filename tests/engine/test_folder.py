@@ -141,8 +141,9 @@ def test_full_disk_leaves_the_previous_checkpoint(work, tmp_path, monkeypatch):
     folder = Folder(tmp_path / "r")
     run = rg.Run(work, BASE)
     run.step()
+    folder.save(run, 0)
     with pytest.raises(rg.ResumeError, match="No space left on device"):
-        folder.save(run, 0)
+        folder.saved()
     monkeypatch.undo()
     assert checkpoint.names(tmp_path / "r" / "checkpoints") == before
     assert not list((tmp_path / "r" / "checkpoints").glob(".part-*"))

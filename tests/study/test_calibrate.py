@@ -78,7 +78,9 @@ def test_what_is_there_is_not_computed_again_and_two_at_a_time_are_the_same(tmp_
 
 
 def test_what_failed_is_no_value(tmp_path, monkeypatch):
-    monkeypatch.setattr(Own, "train", lambda self, task, store: Outcome.without_value(task, "no disk"))
+    monkeypatch.setattr(
+        Own, "train_all", lambda self, tasks, store: (Outcome.without_value(task, "no disk") for task in tasks)
+    )
     with pytest.raises(RegimesError, match="trial 0 on n64 failed, which is no value: no disk"):
         calibrated(tmp_path)
 

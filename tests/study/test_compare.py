@@ -15,7 +15,6 @@ from regimes.core.errors import DeclarationError
 from regimes.engine import checkpoint
 from regimes.engine.identity import identity, key
 from regimes.study.design import design_of
-from regimes.study.executed import execute
 from regimes.study.own import Own
 from regimes.study.tasks import Task
 
@@ -100,22 +99,22 @@ def test_a_crash_is_no_value_and_the_rest_is_finished(compare, tmp_path, why):
 
 def test_an_outcome_says_whether_it_diverged_or_failed(tmp_path):
     squares = make(lambda model, batch: model(batch[0]).square().sum(1))
-    exploded = execute(squares, Task("a", BASE.but(lr=1e6, budget="40 steps"), 0), tmp_path, OPTIONS)
+    exploded = Own(squares, OPTIONS).train(Task("a", BASE.but(lr=1e6, budget="40 steps"), 0), tmp_path)
     assert (exploded.diverged, exploded.failed, exploded.metrics) == (True, False, {})
     assert "steps in a row were not finite" in exploded.failure
 
     _, loss = faulty(tmp_path, KeyError("no such example"))
-    crashed = execute(make(loss), Task("a", BASE, 2), tmp_path, OPTIONS)
+    crashed = Own(make(loss), OPTIONS).train(Task("a", BASE, 2), tmp_path)
     assert (crashed.diverged, crashed.failed, crashed.metrics) == (False, True, {})
     assert "KeyError: 'no such example'" in crashed.failure
     assert "in loss\n    raise why" in crashed.traceback
 
     _, loss = faulty(tmp_path, torch.OutOfMemoryError("no memory"))
-    full = execute(make(loss), Task("a", BASE, 2), tmp_path, OPTIONS)
+    full = Own(make(loss), OPTIONS).train(Task("a", BASE, 2), tmp_path)
     assert (full.diverged, full.failed) == (False, True)
     assert "out of memory" in full.failure
 
-    fine = execute(make(), Task("a", BASE, 0), tmp_path, OPTIONS)
+    fine = Own(make(), OPTIONS).train(Task("a", BASE, 0), tmp_path)
     assert (fine.diverged, fine.failed, fine.failure, fine.traceback) == (False, False, None, None)
 
 
@@ -124,11 +123,11 @@ def test_a_full_disk_is_no_divergence(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "sync", full)
-    outcome = execute(make(), Task("a", BASE, 0), tmp_path, OPTIONS)
+    outcome = Own(make(), OPTIONS).train(Task("a", BASE, 0), tmp_path)
     assert (outcome.diverged, outcome.failed) == (False, True)
     assert "No space left on device" in outcome.failure
     monkeypatch.undo()
-    assert execute(make(), Task("a", BASE, 0), tmp_path, OPTIONS).failure is None
+    assert Own(make(), OPTIONS).train(Task("a", BASE, 0), tmp_path).failure is None
 
 
 def test_a_failed_trial_leaves_its_arm_without_values(compare, tmp_path):
@@ -165,7 +164,7 @@ def test_a_run_that_another_process_trains_is_waited_for(tmp_path, capsys):
     threading.Thread(target=train).start()
     taken.wait()
     threading.Timer(0.3, waited.set).start()
-    outcome = execute(work, Task("a", BASE, 0), tmp_path, OPTIONS)
+    outcome = Own(work, OPTIONS).train(Task("a", BASE, 0), tmp_path)
     assert waited.is_set()
     assert outcome.failure is None
     assert f"{folder} is being trained by another process; waiting for it" in capsys.readouterr().err
@@ -241,7 +240,7 @@ def test_another_study_is_kept_beside(compare, tmp_path):
         ({"level": "high"}, "level: got 'high'; allowed"),
         ({"trials": -1}, "trials: got -1; allowed: how many tuning trials per arm, 0 or more"),
         ({"tune": [3], "trials": 2}, "tune: got [3]; allowed: a dict of path patterns to ranges"),
-        ({"workers": 0}, "workers: got 0; allowed: how many runs side by side, 1 or more"),
+        ({"workers": 0}, "workers: got 0; allowed: how many processes, 1 or more"),
         ({"workers": 1.5}, "workers: got 1.5; allowed"),
         ({"baseline": 3}, "baseline: there is no arm '3'; "),
     ],

@@ -228,14 +228,14 @@ def test_arms_that_diverge_leave_first(tmp_path):
 
 def test_what_failed_is_put_aside_and_tried_again(tmp_path, monkeypatch):
     given, broken = rates(0.1, 0.002, 0.25, 0.005), [True]
-    train = Own.train
+    train_all = Own.train_all
 
-    def breaks(self, task, store):
-        if broken[0] and task.arm == "lr 0.25":
-            return Outcome.without_value(task, "the disk is full")
-        return train(self, task, store)
+    def breaks(self, tasks, store):
+        failing = [task for task in tasks if broken[0] and task.arm == "lr 0.25"]
+        yield from train_all(self, [task for task in tasks if task not in failing], store)
+        yield from (Outcome.without_value(task, "the disk is full") for task in failing)
 
-    monkeypatch.setattr(Own, "train", breaks)
+    monkeypatch.setattr(Own, "train_all", breaks)
     study = compared(tmp_path, given)
     assert set(study.verdicts) == {"lr 0.1", "lr 0.005"}
     arm = next(arm for arm in study.to_dict()["arms"] if arm["name"] == "lr 0.25")
@@ -247,7 +247,9 @@ def test_what_failed_is_put_aside_and_tried_again(tmp_path, monkeypatch):
 
 
 def test_where_every_arm_fails_nothing_is_judged_and_nothing_spent_on_the_baseline(tmp_path, monkeypatch):
-    monkeypatch.setattr(Own, "train", lambda self, task, store: Outcome.without_value(task, "no disk"))
+    monkeypatch.setattr(
+        Own, "train_all", lambda self, tasks, store: (Outcome.without_value(task, "no disk") for task in tasks)
+    )
     study = compared(tmp_path, rates(0.1, 0.002, 0.25, 0.005))
     assert study.verdicts == {}
     assert str(study)

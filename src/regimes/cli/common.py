@@ -176,7 +176,7 @@ def shown_by(folder: Any) -> Iterator[None]:
 @contextlib.contextmanager
 def continued_by(command: str) -> Iterator[None]:
     """Inside, an interruption says which command goes on: runs that are finished are kept."""
-    from regimes.engine.api import Interrupted
+    from regimes.core.errors import Interrupted
 
     try:
         yield

@@ -14,7 +14,11 @@ from regimes.cli import common
 @common.command("compare", "regimes compare study.yaml --workers 2 --seeds 12")
 @click.argument("file")
 @click.option("--out", metavar="DIR", help="The study's folder. [default: runs/NAME]")
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Runs side by side.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Processes. [default: the cores, where that saves more than it costs]",
+)
 @click.option("--seeds", type=int, help="Instead of the file's number of seeds.")
 @click.option(
     "--until", type=click.Choice(["decided", "halved"]), help="Stop as soon as it is decided, or halve many arms."
@@ -30,7 +34,7 @@ from regimes.cli import common
 def command(
     file: str,
     out: str | None,
-    workers: int,
+    workers: int | None,
     seeds: int | None,
     until: str | None,
     max_cost: str | None,
@@ -91,11 +95,11 @@ def command(
         raise SystemExit(1)  # what failed is no result: a script that goes on would take it for one
 
 
-def _command(file: str, out: str | None, workers: int, edits: tuple[str, ...], track: tuple[str, ...]) -> str:
+def _command(file: str, out: str | None, workers: int | None, edits: tuple[str, ...], track: tuple[str, ...]) -> str:
     """Return the command without --seeds, to which a study adds the number that would decide."""
     words = ["regimes", "compare", file]
     words += ["--out", out] if out is not None else []
-    words += ["--workers", str(workers)] if workers > 1 else []
+    words += ["--workers", str(workers)] if workers is not None else []
     for edit in edits:
         words += ["--set", edit]
     for name in track:

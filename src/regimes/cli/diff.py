@@ -73,8 +73,8 @@ def _refused(text: str) -> str:
 
 def _of_run(folder: Path) -> dict[str, Any]:
     from regimes.core.errors import DeclarationError
+    from regimes.core.files import read_json
     from regimes.core.notation import parse
-    from regimes.engine.folder import read_json
     from regimes.study.stored import prepare_imports
 
     declared = read_json(folder / "run.json")

@@ -27,6 +27,8 @@ class Source:
     #: Extra columns of a plan that `fetch` reads; a sampler that gives another is refused, not ignored. How often the
     #: data was gone through before (``pass``) changes nothing of data by index.
     reads: tuple[str, ...] = ("pass",)
+    #: Whether a batch has one row to an example, which depends on that example alone (nothing is padded to the longest).
+    rowwise: bool = False
     #: Whether any example can be read at any time.
     random_access: bool = True
     #: What a resume can promise: data by index is exact; data that is read in order says it here.

@@ -13,12 +13,12 @@ from torch import nn
 from regimes.core import fields, paths
 from regimes.core.component import observes
 from regimes.core.errors import DeclarationError, ResumeError, show
+from regimes.core.files import read_json
 from regimes.core.kinds import Controller
 from regimes.core.notation import parse
 from regimes.core.regime import Phase, Regime
 from regimes.engine import records as records_on_disk
 from regimes.engine import trials
-from regimes.engine.folder import read_json
 from regimes.engine.plan import Plan
 from regimes.engine.result import RunResult
 from regimes.engine.run import Run

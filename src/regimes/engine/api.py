@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from regimes.core.duration import Duration, seconds
-from regimes.core.errors import DeclarationError, show
-from regimes.core.errors import Interrupted as Interrupted  # raised here, and looked for here
+from regimes.core.errors import DeclarationError, Interrupted, show
 from regimes.core.kinds import Probe
 from regimes.core.regime import Regime
-from regimes.engine import distributed, following, index, records
+from regimes.engine import bursts, distributed, following, index, records
 from regimes.engine.folder import Folder
 from regimes.engine.identity import identity
 from regimes.engine.observation import Observer
@@ -47,42 +47,146 @@ class Session:
         check_cadences(self.run, checkpoint=options["checkpoint"], validate=options["validate"])
         self.observer = Observer(self.run, options["probes"])
         self.folder = None if options["out"] is None else Folder(options["out"])
+        self.content: dict[str, Any] | None = None
         self.writer: records.RecordWriter | None = None
         self.notes: list[str] = []
         self._last: Record | None = None
         self._every: dict[int, float] = {}
         self.stop_code: int | None = None
+        #: Whether there are steps to be made.
+        self.training = False
+        self._marked = 0, 0
+        #: Whether somebody looks at every step when it has been made.
+        self.looked_at = True
+        self._pace = bursts.Pace()
+        self._tells: Sequence[Callable[[Record], None]] = ()
+        #: The time that the run takes; where several share the machine, its share.
+        self.clock: Callable[[], float] = time.perf_counter
         self.began = time.perf_counter()
+
+    @classmethod
+    def at(
+        cls, workload: Workload, regime: Regime, seed: int, place: Callable[[dict[str, Any]], Path], **given: Any
+    ) -> Session:
+        """Return the session of a run whose folder is named by what it is.
+
+        Parameters
+        ----------
+        workload, regime, seed
+            As of `run`.
+        place : callable
+            ``place(content)`` returns the folder of a run of this identity.
+        **given
+            Arguments of `run`; ``track`` are followers.
+        """
+        options = {name: p.default for name, p in inspect.signature(run).parameters.items() if p.kind == p.KEYWORD_ONLY}
+        session = cls(workload, regime, seed, _options(workload, regime, seed, **options | given | {"track": None}))
+        session.content = identity(session.run)
+        session.folder = Folder(place(session.content))
+        session.options["track"] = following.followers(given.get("track"), session.folder.path)
+        return session
 
     def records(self) -> Iterator[Record]:
         """Yield one record a step until the run is finished or stopped."""
+        with self.opened(), stopped_by_signals([self] if self.folder is not None else []):
+            while self.training:
+                for record in self._steps():
+                    yield self.note(record)
+                self.settle()
+
+    def _steps(self) -> list[Record]:
+        """Make one step, or where nobody looks on as many as take a moment, with their bookkeeping ahead."""
+        most = 0 if self.looked_at or self.observer.probes else self._pace.most
+        began = time.perf_counter()
+        made = bursts.burst(self.run, most, lambda run: self.pauses()) if most > 1 else []
+        if not made:
+            self.observer.before()
+            made = [self.run.step()]
+        self._pace.note(time.perf_counter() - began, len(made))
+        return made
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Inside, the run's folder is this process's, and what is there has been read; whoever follows hears of each record.
+
+        Raises
+        ------
+        Locked
+            If another process has it.
+        """
         if self.folder is None:
-            yield from self._steps()
+            self._begin()
+            yield
             return
         if self.world.first:
             self.folder.lock()
         try:
-            if self._open():
-                with self._signals():
-                    yield from self._followed(self._steps())
+            unfinished = self._open()
+            with following.told(self) as self._tells:
+                if unfinished:
+                    self._begin()
+                yield
+            if unfinished:
                 self.world.wait()
-            else:
-                yield from self._followed(iter(()))
         finally:
-            if self.writer is not None:
-                self.writer.close()
-                index.update(self.folder.path)
-            if self.world.first:
-                self.folder.unlock()
+            self._let_go(self.folder)
 
-    def _followed(self, steps: Iterator[Record]) -> Iterator[Record]:
-        """The records; whoever follows the run hears of each, and of the end."""
-        return following.followed(self, steps) if self.options["track"] else steps
+    def _let_go(self, folder: Folder) -> None:
+        """Give the folder back, with the last checkpoint on disk; that it is not is said before what has come since."""
+        with contextlib.ExitStack() as stack:
+            if self.world.first:
+                stack.callback(folder.unlock)
+            if self.writer is not None:
+                stack.callback(index.update, folder.path)
+                stack.callback(self.writer.close)
+            folder.saved()
+
+    def _begin(self) -> None:
+        self._marked = self._mark()
+        if self.run.finished:  # killed between its last step and its result
+            self._finish()
+            return
+        self.training = True
+        if self.folder is not None and self.writer is not None:
+            self.folder.reserve(self.run)
+
+    def note(self, record: Record) -> Record:
+        """Take in the record of the step that was made: probes that are due, the file, whoever follows."""
+        record = self._last = self.observer.noted(record)
+        if self.writer is not None:
+            self.writer.add(record)
+        for tell in self._tells:
+            tell(record)
+        return record
+
+    def settle(self) -> None:
+        """Between two steps: a checkpoint where it is due, an end where it is asked for.
+
+        Raises
+        ------
+        Interrupted
+            Where somebody asked to stop, after a checkpoint.
+        ResumeError
+            If a checkpoint could not be written: this one, or the one before, which was on its way to disk until now.
+        """
+        if self.run.finished:
+            self.training = False
+            self._finish()
+            return
+        mark = self._mark()
+        if mark != self._marked:
+            self._marked = mark
+            self._save()
+        self._stop_if_asked()
+
+    def pauses(self) -> bool:
+        """Whether there is something to do before the next step; asked where the run would stand."""
+        return self._mark() != self._marked
 
     def _open(self) -> bool:
         assert self.folder is not None
         folder, run = self.folder, self.run
-        content = identity(run)
+        content = identity(run) if self.content is None else self.content
         distributed.check_same(self.world, content)
         if self.world.first:
             folder.begin(run, self.options["workload_spec"], _plain_options(self.options), content)
@@ -93,28 +197,10 @@ class Session:
         if tree is not None:
             run.load(tree["run"])
         if self.world.first:
-            self.writer = records.RecordWriter(folder.path)
+            self.writer = records.RecordWriter(folder.path, self.clock)
             self.writer.cut(0 if tree is None else tree["records_bytes"])
         self.world.wait()
         return True
-
-    def _steps(self) -> Iterator[Record]:
-        run = self.run
-        mark = self._mark()
-        while not run.finished:
-            self.observer.before()
-            record = self.observer.noted(run.step())
-            if self.writer is not None:
-                self.writer.add(record)
-            self._last = record
-            yield record
-            if run.finished:
-                break
-            before, mark = mark, self._mark()
-            if mark != before:
-                self._save()
-            self._stop_if_asked()
-        self._finish()
 
     def _mark(self) -> tuple[int, int]:
         run = self.run
@@ -126,7 +212,7 @@ class Session:
 
     def _save(self) -> None:
         if self.folder is not None and self.writer is not None:
-            self.folder.save(self.run, self.writer.mark())
+            self.folder.save(self.run, self.writer.mark(), self.writer.sync)
 
     def _stop_if_asked(self) -> None:
         if self.limit is not None and time.perf_counter() - self.began > self.limit:
@@ -138,6 +224,7 @@ class Session:
         where = f"at step {self.run.frame.step}"
         if self.folder is None:
             raise Interrupted(f"stopped {where}; without out= nothing was kept", self.stop_code)
+        self.folder.saved()
         raise Interrupted(f"stopped {where}; continue with: regimes resume {self.folder.path}", self.stop_code)
 
     def _finish(self) -> None:
@@ -149,26 +236,29 @@ class Session:
         frame = self.run.frame
         totals = {"step": frame.step, "samples": frame.samples, "tokens": frame.tokens}
         skipped = _skipped(self.writer.path)
+        self.folder.saved()
         self.folder.finish(
             self.run, {"metrics": metrics, **totals, "skipped": skipped, "work": work, "seams": self.run.seams}
         )
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Inside, Ctrl-C and SIGTERM stop after the step that is running."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
 
-        def ask(number: int, frame: Any) -> None:
-            self.stop_code = 128 + number
+@contextlib.contextmanager
+def stopped_by_signals(sessions: Sequence[Session]) -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM stop the sessions after the step that is running."""
+    if not sessions or threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
-        old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
+    def ask(number: int, frame: Any) -> None:
+        for session in sessions:
+            session.stop_code = 128 + number
+
+    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def final_metrics(run: Run, last: Record | None) -> dict[str, float]:
@@ -335,7 +425,8 @@ def run(
     probes : sequence of Probe
         Observations; they change no bit.
     checkpoint : Duration
-        Cadence of checkpoints, of each phase. Default 10%.
+        Cadence of checkpoints, of each phase. Default 10%. They are written while the run goes on, from a copy of its
+        state, which stays in memory beside it.
     max_time : str or float, optional
         A limit ("20 min") that stops cleanly, with a checkpoint.
     give_up : int
@@ -360,7 +451,7 @@ def run(
     DeclarationError
         For a declaration that does not hold, before anything is spent.
     ResumeError
-        If the folder holds another run, or is being trained by another process.
+        If the folder holds another run, or is being trained by another process; if a checkpoint could not be written.
     RunFailed
         If too many steps in a row were not finite.
     Interrupted
@@ -391,6 +482,7 @@ def run(
         track=track,
     )
     session, kept = Session(workload, regime, seed, options), []
+    session.looked_at = False
     began = time.perf_counter()
     with _bar(session.run, progress if session.world.first else False) as tick:
         for record in session.records():

@@ -54,7 +54,7 @@ class Tree:
         self.nodes: list[Node] = []
         self._next, self._add = first, add
 
-    def add(self, gradients: list[Tensor]) -> None:
+    def add(self, gradients: Any) -> None:
         """Add the next micro-batch's gradients."""
         self.push(0, self._next, gradients)
         self._next += 1

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from regimes.core.errors import ResumeError
-from regimes.core.files import sync as sync  # what is written elsewhere is forced to disk in the same way
+from regimes.core.files import sync
 from regimes.engine import trees
 
 FORMAT = 1
@@ -29,6 +29,12 @@ def write(folder: Path, name: str, tree: dict[str, Any]) -> Path:
     tree : dict
         State tree.
     """
+    tensors: dict[str, Tensor] = {}
+    return store(folder, name, trees.flatten(tree, tensors), tensors)
+
+
+def store(folder: Path, name: str, plain: Any, tensors: dict[str, Tensor]) -> Path:
+    """Write, as `write` does, a state tree that `trees.flatten` has taken apart."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,8 +44,6 @@ def write(folder: Path, name: str, tree: dict[str, Any]) -> Path:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     try:
-        tensors: dict[str, Tensor] = {}
-        plain = trees.flatten(tree, tensors)
         save_file({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, part / "tensors.safetensors")
         text = json.dumps({"format": FORMAT, "tensors": sorted(tensors), "tree": plain})
         (part / "state.json").write_text(text)

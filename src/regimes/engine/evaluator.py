@@ -46,6 +46,31 @@ class Evaluation(NamedTuple):
     finite: bool = True
 
 
+class Foreseen(NamedTuple):
+    """What every step of so many samples has, where all their units count the same: tokens, and operations."""
+
+    tokens: int
+    flops: float
+
+
+class Ready(NamedTuple):
+    """What several runs' forwards and backwards, made together, found for one of them.
+
+    Parameters
+    ----------
+    parts : list of Part
+        By micro-batch.
+    gradients : tuple of Tensor
+        Divided by the sum of weights; in parameter order.
+    finite : bool
+        Whether they are.
+    """
+
+    parts: list[Part]
+    gradients: tuple[Tensor, ...]
+    finite: bool
+
+
 class Evaluator:
     """Evaluates the model on one step's plan: same examples, same random streams on every call."""
 
@@ -64,6 +89,8 @@ class Evaluator:
         self._buffers = run.buffers.begin()
         self._selected: list[Tensor] | None = None
         self._noting = False
+        #: The answer to the first evaluation with gradients, where it has been made together with other runs'.
+        self.ready: Ready | None = None
 
     # -- what optimizers call ------------------------------------------------------------------------------
 
@@ -222,21 +249,28 @@ class Evaluator:
         run.forward.step = self.plan.step
         if self.live.selector is not None:
             self._selection()
+        if self.ready is not None and grad:
+            (parts, gradients, finite), self.ready = self.ready, None
+            total, mass = self._account(parts)
+        else:
+            parts, tree = self._parts(grad, keep_units, captures)
+            total, mass = self._account(parts)
+            gradients = world.total(tree, run.trained, len(self.sizes)) if grad else ()
+            finite = arithmetic.divide_(gradients, mass)
+        if not finite:
+            raise NonFinite("gradient", (), run.first_bad_gradient(gradients))
+        self.mass = mass
+        return total / mass, gradients, units_of(self.plan, [p.kept for p in parts if p.kept]) if keep_units else None
+
+    def _parts(self, grad: bool, keep_units: bool, captures: Captures | None) -> tuple[list[Part], arithmetic.Tree]:
+        """Evaluate every micro-batch of the step; return what all processes found, and this one's gradients."""
         tree, parts = arithmetic.Tree(self.own.start), []
         for number, start, batch in self.batches():
             part = self._part(number, start, batch, tree if grad else None, keep_units, captures)
             parts.append(part)
             if part.bad is not None:
                 break
-        parts = world.joined(parts)
-        total, mass = self._account(parts)
-        if mass <= 0.0:
-            raise NonFinite("loss: every unit of the batch has weight 0")
-        gradients = world.total(tree, run.trained, len(self.sizes)) if grad else ()
-        if grad and not arithmetic.divide_(gradients, mass):
-            raise NonFinite("gradient", (), run.first_bad_gradient(gradients))
-        self.mass = mass
-        return total / mass, gradients, units_of(self.plan, [p.kept for p in parts if p.kept]) if keep_units else None
+        return self.run.world.joined(parts), tree
 
     def _part(
         self, number: int, start: int, batch: Any, tree: arithmetic.Tree | None, keep: bool, captures: Captures | None
@@ -251,16 +285,10 @@ class Evaluator:
                 losses = run.forward(live, batch, number, grad)
             weights, own = self.weights(number, losses, start)
             captures.note(batch, losses, weights)
-        units: int = losses.values.shape[0]
-        if units < self.sizes[number]:
-            diagnose.refuse_uncounted(run, units, self.sizes[number])
-            if keep or self.plan.weights is not None:
-                diagnose.refuse_scalar(live, units, self.sizes[number])
         value, mass = arithmetic.weighted_sum(losses.values, weights, own)
-        tokens = units if losses.weights is None else int(torch.count_nonzero(losses.weights).item())
-        if not math.isfinite(value):
-            why = NonFinite("loss", culprits(self.plan, losses, start), run.first_bad_layer(live, batch, number))
-            return Part(number, value, mass, tokens, bad=why)
+        part = self.found(number, start, batch, losses, value, mass, keep)
+        if part.bad is not None:
+            return part
         norm = None
         if tree is not None:
             run.held = ()
@@ -268,9 +296,26 @@ class Evaluator:
             if self._noting:
                 norm = arithmetic.norm(gradients) / max(mass, 1e-30)
             tree.add(gradients)
-        flops = 0.0 if run.flops is None else run.flops.evaluation(run, live, batch, grad, units)
+        flops = 0.0 if run.flops is None else run.flops.evaluation(run, live, batch, grad, len(losses.values))
+        if grad and weights is None and own is None and len(self.sizes) == 1:
+            run.foreseen[self.sizes[0]] = Foreseen(part.tokens, flops)
+        return part._replace(flops=flops, norm=norm)
+
+    def found(
+        self, number: int, start: int, batch: Any, losses: UnitLosses, value: float, mass: float, keep: bool
+    ) -> Part:
+        """What the losses of one micro-batch say, before its gradient: sums, counts, units; or why the step is not made."""
+        run, live, units = self.run, self.live, losses.values.shape[0]
+        if units < self.sizes[number]:
+            diagnose.refuse_uncounted(run, units, self.sizes[number])
+            if keep or self.plan.weights is not None:
+                diagnose.refuse_scalar(live, units, self.sizes[number])
+        tokens = units if losses.weights is None else int(torch.count_nonzero(losses.weights).item())
+        if not math.isfinite(value):
+            why = NonFinite("loss", culprits(self.plan, losses, start), run.first_bad_layer(live, batch, number))
+            return Part(number, value, mass, tokens, bad=why)
         kept = (UnitLosses(losses.values.detach(), losses.weights, losses.examples), start) if keep else None
-        return Part(number, value, mass, tokens, flops, norm, kept)
+        return Part(number, value, mass, tokens, kept=kept)
 
     def _account(self, parts: list[Part]) -> tuple[float, float]:
         """Book what the micro-batches cost, up to the first that is not finite; return the sums of losses and weights."""
@@ -284,6 +329,8 @@ class Evaluator:
                 total, mass, charged = total + part.value, mass + part.mass, charged + part.flops
         finally:
             self.run.work.charge(charged, beside=self.run.frame.trial is not None)
+        if mass <= 0.0:
+            raise NonFinite("loss: every unit of the batch has weight 0")
         if self._noting:
             norms, sizes = [part.norm for part in parts], [float(self.sizes[part.number]) for part in parts]
             self.norms["micro"] = {"norms": norms, "sizes": sizes}

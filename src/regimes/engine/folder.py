@@ -10,22 +10,25 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
+from torch import Tensor
 
 from regimes.core.errors import DeclarationError, ResumeError
-from regimes.core.files import read_json as read_json
-from regimes.core.files import write_json as write_json
+from regimes.core.files import read_json, sync, write_json
 from regimes.core.notation import parse
 from regimes.core.regime import Regime
 from regimes.core.registry import USER_MODULES
 from regimes.engine import checkpoint, fork_command
+from regimes.engine.buffers import state_of
 from regimes.engine.identity import identity, key
 from regimes.engine.run import Run
+from regimes.engine.saving import Saver
 
 FORMAT = 1
 #: The checkpoint that a fork begins from; it is never deleted.
@@ -49,6 +52,7 @@ class Folder:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self._lock = FileLock(str(self.path / ".lock"))
+        self._saver = Saver()
 
     # -- opening -------------------------------------------------------------------------------------------
 
@@ -72,7 +76,8 @@ class Folder:
             return
 
     def unlock(self) -> None:
-        """Let the run go."""
+        """Let the run go, and the memory in which its checkpoints were copied."""
+        self._saver = Saver()
         self._lock.release()
 
     def begin(
@@ -159,7 +164,7 @@ class Folder:
                 return
             part = self.path / f".part-records-{os.getpid()}"
             part.write_bytes(records)
-            checkpoint.sync(part)
+            sync(part)
             part.replace(self.path / "records.jsonl")
             shutil.rmtree(self.path / START, ignore_errors=True)  # of a fork that was killed before it had a run.json
             checkpoint.write(self.path, START, {"run": run.tree(), "records_bytes": len(records)})
@@ -169,25 +174,56 @@ class Folder:
 
     # -- during --------------------------------------------------------------------------------------------
 
-    def save(self, run: Run, records_bytes: int, keep: int = 2) -> Path:
-        """Write a checkpoint under a free name, then delete old ones.
+    def reserve(self, run: Run) -> None:
+        """Have the memory made in which checkpoints are copied, while the run begins, so that the first one is quick."""
+        self._saver.reserve({"run": {"states": run.states, **state_of(run.model)}})
+
+    def save(
+        self, run: Run, records_bytes: int, first: Callable[[], None] = lambda: None, keep: int = 2
+    ) -> None:  # fmt: skip
+        """Copy the run's state; a thread then writes it as a checkpoint under a free name, and deletes old ones.
+
+        Parameters
+        ----------
+        run : Run
+            Between two steps; it may go on at once.
+        records_bytes : int
+            Length of the records up to here.
+        first : callable
+            Called in the thread before the checkpoint can be seen: brings to disk what it counts on.
+        keep : int
+            Checkpoints that are left.
 
         Raises
         ------
         ResumeError
-            If it cannot be written (disk full, say); earlier checkpoints are still there.
+            As `saved`, of the checkpoint before.
         """
-        name = f"step-{run.work.steps:010d}"
-        try:
-            path = checkpoint.write(self.checkpoints, name, {"run": run.tree(), "records_bytes": records_bytes})
-        except (OSError, SafetensorError) as why:
-            last = next(iter(checkpoint.names(self.checkpoints)), "none")
-            raise ResumeError(
-                f"the checkpoint at step {run.frame.step} could not be written ({_said(why)}); the last whole one "
-                f"is {last}; mend it and run: regimes resume {self.path}"
-            ) from None
-        checkpoint.prune(self.checkpoints, keep)
-        return path
+        name, step = f"step-{run.work.steps:010d}", run.frame.step
+
+        def write(plain: Any, tensors: dict[str, Tensor]) -> None:
+            try:
+                first()
+                checkpoint.store(self.checkpoints, name, plain, tensors)
+            except (OSError, SafetensorError) as why:
+                last = next(iter(checkpoint.names(self.checkpoints)), "none")
+                raise ResumeError(
+                    f"the checkpoint at step {step} could not be written ({_said(why)}); the last whole one "
+                    f"is {last}; mend it and run: regimes resume {self.path}"
+                ) from None
+            checkpoint.prune(self.checkpoints, keep)
+
+        self._saver.save({"run": run.tree(), "records_bytes": records_bytes}, write)
+
+    def saved(self) -> None:
+        """Return when the checkpoint that was saved last is on disk.
+
+        Raises
+        ------
+        ResumeError
+            If it could not be written (disk full, say); earlier checkpoints are still there.
+        """
+        self._saver.wait()
 
     def newest(self) -> tuple[dict[str, Any] | None, list[str]]:
         """Return the newest whole checkpoint and what was refused on the way; a fork has the one that it began from."""
@@ -217,10 +253,10 @@ class Folder:
             if weights is not None:
                 save_file(_unshared(raw), part / "raw.safetensors", metadata={"weights": "raw"})
             for file in part.iterdir():
-                checkpoint.sync(file)
+                sync(file)
             shutil.rmtree(self.path / "final", ignore_errors=True)
             part.rename(self.path / "final")
-            checkpoint.sync(self.path)
+            sync(self.path)
             write_json(self.path / "result.json", result | {"weights": called})
         except (OSError, SafetensorError) as why:
             raise ResumeError(

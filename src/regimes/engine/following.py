@@ -52,11 +52,8 @@ def named(text: Any) -> Any:
     return getattr(importlib.import_module(module), function)(name, asked)
 
 
-def followed(session: Any, records: Iterator[Any]) -> Iterator[Any]:
-    """Yield the records of a session, each told to its followers before."""
+@contextlib.contextmanager
+def told(session: Any) -> Iterator[list[Callable[[Any], None]]]:
+    """Inside, whoever follows a session is open: whom to tell of each record."""
     with contextlib.ExitStack() as stack:
-        tells = [stack.enter_context(follower(session)) for follower in session.options["track"]]
-        for record in records:
-            for tell in tells:
-                tell(record)
-            yield record
+        yield [stack.enter_context(follower(session)) for follower in session.options["track"]]

@@ -42,6 +42,8 @@ class Reader:
         self._starts = np.cumsum([0, *[len(source) for source in self._sources]])
         self.random_access = all(source.random_access for source in self._sources)
         self._draws = any(source.draws for source in self._sources)
+        #: Whether a row of a batch depends on its example alone, so that batches can be read together and parted.
+        self.rowwise = all(source.rowwise and not source.draws for source in self._sources)
         first, *others = self._sources
         self._whole = first.beside(others) if others else first
 

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +61,12 @@ def _plain(value: Any) -> Any:
 class RecordWriter:
     """Appends records; `mark` and `cut` keep the file and the checkpoints in step."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
         self.path, self._times = folder / "records.jsonl", folder / "times.jsonl"
         self._file = open(self.path, "ab")  # noqa: SIM115 (closed by `close`)
         self._waiting: list[Record] = []
-        self._began = time.perf_counter()
+        self._began = clock()
 
     def add(self, record: Record) -> None:
         """Take a record; it reaches the file with its batch."""
@@ -83,7 +84,7 @@ class RecordWriter:
                 self._file.write(text.encode())
                 self._file.flush()
                 with self._times.open("a") as times:
-                    times.write(_encode({"step": last, "seconds": round(time.perf_counter() - self._began, 4)}) + "\n")
+                    times.write(_encode({"step": last, "seconds": round(self._clock() - self._began, 4)}) + "\n")
             except OSError as why:
                 raise ResumeError(
                     f"the records up to step {last} could not be written ({why.strerror or why}); mend it and run: "
@@ -91,10 +92,13 @@ class RecordWriter:
                 ) from None
 
     def mark(self) -> int:
-        """Bring everything to disk and return the length of the file: what a checkpoint remembers."""
+        """Write what waits and return the length of the file: what a checkpoint remembers."""
         self.flush()
-        os.fsync(self._file.fileno())
         return self._file.tell()
+
+    def sync(self) -> None:
+        """Force what has been written to disk; any thread may, while records are added."""
+        os.fsync(self._file.fileno())
 
     def cut(self, length: int) -> None:
         """Drop what was written after the checkpoint that is continued from."""

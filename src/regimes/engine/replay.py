@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from regimes.core.errors import DeclarationError, show
-from regimes.engine import checkpoint, records
-from regimes.engine.folder import Folder, read_json, write_json
+from regimes.core.files import read_json, sync, write_json
+from regimes.engine import records
+from regimes.engine.folder import Folder
 from regimes.engine.identity import identity
 from regimes.engine.look import look, names
 from regimes.engine.observation import Observer
@@ -173,7 +174,7 @@ def write(path: Path, lines: Sequence[bytes], facts: Sequence[dict[str, Any]], t
 def _write(path: Path, content: bytes) -> None:
     part = path.with_name(f".part-{path.name}")
     part.write_bytes(content)
-    checkpoint.sync(part)
+    sync(part)
     part.replace(path)
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from regimes.core import display
+from regimes.core.files import read_json
 from regimes.engine import records as records_on_disk
-from regimes.engine.folder import Folder, read_json
+from regimes.engine.folder import Folder
 from regimes.engine.run import Run
 from regimes.engine.work import Work
 

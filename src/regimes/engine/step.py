@@ -40,13 +40,34 @@ class Record(NamedTuple):
         return self.signals.get("loss")
 
 
+class Begun(NamedTuple):
+    """A step whose knobs have been read; what the evaluator is asked for may have been made already, with others."""
+
+    run: Any
+    at: Progress
+    plan: Plan
+    knobs: dict[str, float]
+    live: Any
+    evaluate: Any
+
+
 def step(run: Any) -> Record:
     """Train one step: read knobs, evaluate, update, observe, draw for the step after next."""
-    at, frame, phase = run.position, run.frame, run.phase
-    plan, samples = frame.plans[0], len(frame.plans[0])
+    return end(begin(run))
+
+
+def begin(run: Any) -> Begun:
+    """Read every knob once: the step's live declaration, and its evaluator."""
+    at, phase, plan = run.position, run.phase, run.frame.plans[0]
     knobs = phase.step_knobs.values(run.states["knobs"], at) | plan.knobs
     live = phase.substitute(knobs)
-    evaluate = Evaluator(run, live, plan)
+    return Begun(run, at, plan, knobs, live, Evaluator(run, live, plan))
+
+
+def end(begun: Begun) -> Record:
+    """Make the step that has been begun: evaluate, update, observe, draw."""
+    run, at, plan, knobs, live, evaluate = begun
+    frame, phase, samples = run.frame, run.phase, len(plan)
     try:
         evaluate.ask()
         run.states["optimizer"] = live.optimizer.step(run.states["optimizer"], run.parameters, evaluate)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from regimes.core.errors import DeclarationError, ResumeError, show
+from regimes.core.files import read_json
 from regimes.core.notation import parse
 from regimes.core.regime import Regime
 from regimes.engine import checkpoint, records
-from regimes.engine.folder import START, other, read_json
+from regimes.engine.folder import START, other
 from regimes.engine.identity import identity, key
 from regimes.engine.observation import Observer
 from regimes.engine.run import Run

@@ -35,8 +35,14 @@ def flatten(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
     RegimesError
         If something is neither tensor, number, string, None, dict nor list.
     """
+    return _flat(tree, tensors, {id(tensor): name for name, tensor in tensors.items()}, path)
+
+
+def _flat(tree: Any, tensors: dict[str, Tensor], names: dict[int, str], path: str) -> Any:
     if isinstance(tree, Tensor):
-        stored: dict[str, Any] = {_TENSOR: _stored(tree, tensors, path)}
+        name = names.setdefault(id(tree), path)
+        tensors[name] = tree
+        stored: dict[str, Any] = {_TENSOR: name}
         # Column-major results (of qr, eigh) must come back as they lay: later products round by layout.
         return stored if tree.is_contiguous() else stored | {"stride": list(tree.stride())}
     if isinstance(tree, bool | int | str) or tree is None:
@@ -48,23 +54,15 @@ def flatten(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
             if not isinstance(key, str):
                 raise RegimesError(f"state at '{path}' has the key {show(key)}; allowed: strings")
         return {
-            key: flatten(value, tensors, f"{path}.{key}" if path else key)
+            key: _flat(value, tensors, names, f"{path}.{key}" if path else key)
             for key, value in tree.items()
             if not key.startswith(CACHE)
         }
     if isinstance(tree, list):
-        return [flatten(value, tensors, f"{path}.{i}") for i, value in enumerate(tree)]
+        return [_flat(value, tensors, names, f"{path}.{i}") for i, value in enumerate(tree)]
     if isinstance(tree, tuple):
-        return {_TUPLE: [flatten(value, tensors, f"{path}.{i}") for i, value in enumerate(tree)]}
+        return {_TUPLE: [_flat(value, tensors, names, f"{path}.{i}") for i, value in enumerate(tree)]}
     raise RegimesError(f"state at '{path}' is {show(tree)}; allowed: tensors, numbers, strings, None, dicts, lists")
-
-
-def _stored(tensor: Tensor, tensors: dict[str, Tensor], path: str) -> str:
-    for name, other in tensors.items():
-        if other is tensor:
-            return name
-    tensors[path] = tensor
-    return path
 
 
 def restore(tree: Any, tensors: dict[str, Tensor]) -> Any:

@@ -68,18 +68,21 @@ class Validation:
         `needed` validation happens before the observers of the step, at the phase's own cadence, and is charged; the
         rest happens after them, at the run's cadence and at phase ends, and is only observed.
         """
-        if not self.present or self.run.frame.trial is not None:
+        if not self.is_due(needed, samples, tokens):
             return {}
+        return self.measure("val", account="side_flops" if needed else "observed_flops")
+
+    def is_due(self, needed: bool, samples: int, tokens: int) -> bool:
+        """Whether `due` would measure anything."""
+        if not self.present or self.run.frame.trial is not None:
+            return False
         phase = self.run.phase
         if needed:
             cadence = phase.declaration.evaluate
-            if cadence is None or not self._crosses(cadence, samples, tokens):
-                return {}
-            return self.measure("val", account="side_flops")
-        at_end = self._after(samples, tokens) >= phase.length.total * (1.0 - 1e-12)
-        if at_end or (self.cadence is not None and self._crosses(self.cadence, samples, tokens)):
-            return self.measure("val", account="observed_flops")
-        return {}
+            return cadence is not None and self._crosses(cadence, samples, tokens)
+        if self._after(samples, tokens) >= phase.length.total * (1.0 - 1e-12):
+            return True
+        return self.cadence is not None and self._crosses(self.cadence, samples, tokens)
 
     def _after(self, samples: int, tokens: int) -> float:
         """How much of the phase's budget is used up when the step has been counted."""

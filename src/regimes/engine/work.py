@@ -82,9 +82,7 @@ class Flops:
 
         Of batches of one shape a loss may read more or less (hybrid post-training): then its units are more or fewer.
         """
-        # A trial may train another part of the model, or with another loss.
-        phase = run.phase.declaration if run.frame.trial else run.frame.phase
-        key = (phase, grad, shapes(batch), units)
+        key = _evaluation(run, batch, grad, units)
         found = self._known.get(key)
         if found is not None:
             return found
@@ -95,6 +93,10 @@ class Flops:
                 run.gradients(losses.values, None)
 
         return self.counted(key, run.model, evaluate)
+
+    def learn(self, run: Any, batch: Any, grad: bool, units: int, flops: float) -> None:
+        """Take over what another run has counted of an evaluation that is the same."""
+        self._known[_evaluation(run, batch, grad, units)] = flops
 
     def asking(self, run: Any, read: Any, batch: Any, plan: Any) -> float:
         """Return the operations that the model made while the batch of a plan was read."""
@@ -127,6 +129,12 @@ class Flops:
         finally:
             put_back(places, before)
         return float(counter.get_total_flops())
+
+
+def _evaluation(run: Any, batch: Any, grad: bool, units: int) -> tuple[Any, ...]:
+    # A trial may train another part of the model, or with another loss.
+    phase = run.phase.declaration if run.frame.trial else run.frame.phase
+    return phase, grad, shapes(batch), units
 
 
 @contextlib.contextmanager

@@ -37,6 +37,8 @@ class Tensors(Source):
             [0., 1.]]), tensor([0, 0])))
     """
 
+    rowwise = True
+
     def __init__(self, *tensors: Tensor, **named: Tensor) -> None:
         self.parts: dict[str, Tensor] = {str(i): t for i, t in enumerate(tensors)} | named
         if not self.parts or (tensors and named):

@@ -44,6 +44,8 @@ class TextWindows(Source):
 
     reads = ("pass", "length", "offset")
 
+    rowwise = True
+
     def __init__(self, tokens: Tensor, length: int) -> None:
         if len(tokens) <= length:
             raise DeclarationError(

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from regimes.core.duration import Duration
 from regimes.core.errors import DeclarationError, show
+from regimes.core.files import read_json
 from regimes.core.notation import parse
 from regimes.core.regime import Regime
 from regimes.engine import api, distributed
 from regimes.engine import fork as forks
-from regimes.engine.folder import read_json
 from regimes.engine.result import RunResult
 from regimes.engine.stored import Stored
 from regimes.engine.workload import Workload

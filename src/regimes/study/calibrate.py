@@ -203,7 +203,9 @@ def _trained(subject: Own, tasks: list[Task], store: Path, workers: int) -> Any:
     pool = Pool(subject, store, workers, None, [task.declared for task in tasks])
     try:
         with subject.kept():
-            yield from pool.outcomes(lambda done: waiting.pop(0) if waiting else None)
+            for found in pool.outcomes(lambda done: waiting.pop(0) if waiting else None):
+                if isinstance(found, Outcome):
+                    yield found
     finally:
         pool.close()
 

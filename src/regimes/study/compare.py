@@ -23,9 +23,11 @@ from regimes.study.pool import Pool
 from regimes.study.queue import Queue
 from regimes.study.queues import queue_of
 from regimes.study.ranges import Range
+from regimes.study.side_by_side import side_by_side
 from regimes.study.study import Study
 from regimes.study.subject import Subject
 from regimes.study.tasks import Outcome
+from regimes.study.workers import processes
 from regimes.track.tracking import tracked_whole, trackings
 
 
@@ -49,7 +51,7 @@ def compare(
     assume: str | None = None,
     name: str | None = None,
     out: str | Path | None = None,
-    workers: int = 1,
+    workers: int | None = 1,
     validate: str | None = "10%",
     progress: bool | None = None,
     workload_spec: Any = None,
@@ -111,8 +113,10 @@ def compare(
     out : path, optional
         The study's folder; default runs/<name>. Runs that are there are not computed again. Where it holds another
         study, that one is kept beside, in a folder earlier-1, and the runs are shared.
-    workers : int
-        Runs side by side, in processes of their own. One that dies is replaced, and its run tried once more.
+    workers : int or None
+        Processes that runs are dealt to, default 1: this one. Each trains those that it is given side by side, stacked
+        where they can be (`regimes.engine.replicas`). One that dies is replaced, and its runs tried once more, one by one.
+        None: as many as there are cores, where that saves more than it costs to start them.
     validate : Duration or None
         Cadence of the curves.
     progress : bool, optional
@@ -144,8 +148,8 @@ def compare(
     """
     name = name or (Path(out).name if out is not None else "") or "study"
     folder = _folder(out, name)
-    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
-        raise DeclarationError(f"got {show(workers)}; allowed: how many runs side by side, 1 or more", "workers")
+    if workers is not None and (not isinstance(workers, int) or isinstance(workers, bool) or workers < 1):
+        raise DeclarationError(f"got {show(workers)}; allowed: how many processes, 1 or more, or None", "workers")
     limit = _seconds(max_cost)
     tracking = trackings(track, home=str(folder.resolve()), study=name)
     if tracking and not isinstance(workload, Workload):
@@ -180,6 +184,10 @@ def compare(
         elif noise is not None:
             raise DeclarationError("is lent to one run each alone; allowed beside seeds=1", "noise")
         live = Live(design, name, progress)
+        if workers is None:
+            workers = processes(subject, arms, design.runs).number
+        for group in side_by_side(subject, arms, timed=False) if isinstance(subject, Own) and design.runs > 1 else ():
+            live.say(str(group))
         queue = queue_of(design, subject, arms, workers, limit, live.say)
         # A command is sent as it is; what builds a workload of ours needs the engine, and torch with it.
         made = (_made, (make, options)) if make is not None and isinstance(workload, Workload) else None
@@ -238,9 +246,12 @@ def _outcomes(pool: Pool, queue: Queue, live: Live) -> list[Outcome]:
     began, outcomes = time.perf_counter(), []
     try:
         with live:
-            for outcome in pool.outcomes(queue.next):
-                outcomes.append(outcome)
-                live.show(outcomes, queue.total, time.perf_counter() - began)
+            for found in pool.outcomes(queue.next):
+                if isinstance(found, Outcome):
+                    outcomes.append(found)
+                    live.show(outcomes, queue.total, time.perf_counter() - began)
+                else:
+                    live.wait(outcomes, queue.total, time.perf_counter() - began, found.runs)
     finally:
         pool.close()
     return outcomes

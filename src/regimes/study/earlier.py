@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from regimes.core.errors import DeclarationError
-from regimes.engine.folder import read_json, write_json
+from regimes.core.files import read_json, write_json
 
 #: What a folder holds of one study; its runs are shared, each under its own key.
 _FILES = ("study.json", "report.html", "design.json")

@@ -5,26 +5,33 @@ from __future__ import annotations
 import sys
 import time
 import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from regimes.core.errors import Interrupted, RegimesError, RunFailed
-from regimes.engine import api
-from regimes.engine.folder import Folder, Locked
-from regimes.engine.identity import identity, key
-from regimes.engine.run import Run
+from regimes.core.errors import RegimesError, RunFailed
+from regimes.engine.api import Session
+from regimes.engine.folder import Locked
+from regimes.engine.identity import key
+from regimes.engine.result import RunResult
+from regimes.engine.sessions import Ended, train
 from regimes.engine.workload import Workload
 from regimes.study.courses import inside_rows
-from regimes.study.tasks import Outcome, Task
+from regimes.study.tasks import Outcome, Task, UnderWay
 
 
-def execute(workload: Workload, task: Task, store: Path, options: dict[str, Any]) -> Outcome:
-    """Run one task in the store, or find it there finished; what fails becomes an outcome.
+def execute(
+    workload: Workload, tasks: Sequence[Task], store: Path, options: dict[str, Any]
+) -> Iterator[Outcome | UnderWay]:
+    """Run tasks in the store, side by side, or find them there finished; yield each as it ends, and how far they are.
+
+    What fails becomes an outcome.
 
     Parameters
     ----------
     workload : Workload
-    task : Task
+    tasks : sequence of Task
+        Of different content.
     store : Path
         Folder of runs by key.
     options : dict
@@ -35,45 +42,82 @@ def execute(workload: Workload, task: Task, store: Path, options: dict[str, Any]
     Interrupted
         On a signal, after a checkpoint.
     """
-    began = time.perf_counter()
-    options = options | {"track": [tracking.of(task.arm, task.trial) for tracking in options.get("track", ())]}
-    try:
-        name = key(identity(Run(workload, task.declared, task.seed)))
-        found, reused = _trained(workload, task, store / name, options)
-        rows = found.records
-        return Outcome(
-            task,
-            found.metrics,
-            _curve(rows, found),
-            inside_rows(rows),
-            found.work.state(),
-            len(rows),
-            found.tokens,
-            found.seconds,
-            name,
-            reused,
-        )
-    except Interrupted:
-        raise
-    except (Exception, SystemExit) as why:
-        said = str(why) if isinstance(why, RegimesError) else f"{type(why).__name__}: {why}"
-        # A run that failed for a cause (no memory, say) did not give up because of its losses.
-        diverged = isinstance(why, RunFailed) and why.__cause__ is None
-        told = "".join(traceback.format_exception(why))
-        return Outcome.without_value(task, said, time.perf_counter() - began, diverged=diverged, traceback=told)
-
-
-def _trained(workload: Workload, task: Task, folder: Path, options: dict[str, Any]) -> tuple[Any, bool]:
-    """Return the result, and whether it was there before; a run that another process trains is waited for."""
-    while True:
-        reused = (folder / "result.json").exists()
+    given: dict[Session, _Given] = {}
+    for task in tasks:
+        began = time.perf_counter()
         try:
-            run = api.run(workload, task.declared, task.seed, out=folder, checkpoint="50%", progress=False, **options)
-        except Locked:
-            print(f"{folder} is being trained by another process; waiting for it", file=sys.stderr, flush=True)
-            Folder(folder).wait()
+            session = _session(workload, task, store, options)
+        except (Exception, SystemExit) as why:
+            yield _failed(task, why, time.perf_counter() - began)
         else:
-            return run, reused
+            given[session] = _Given(task, session.folder is not None and session.folder.result is not None, began)
+    for found in train(list(given)):
+        if not isinstance(found, Ended):
+            yield UnderWay(found)
+            continue
+        session, raised = found
+        task, reused, began = given[session]
+        if isinstance(raised, Locked):
+            raised, reused = _waited(session, reused)
+        try:
+            if raised is not None:
+                raise raised
+            yield _outcome(task, session, reused)
+        except (Exception, SystemExit) as why:
+            yield _failed(task, why, time.perf_counter() - began)
+
+
+class _Given(NamedTuple):
+    task: Task
+    reused: bool
+    began: float
+
+
+def _session(workload: Workload, task: Task, store: Path, options: dict[str, Any]) -> Session:
+    """The session of a task, in the folder that its content names."""
+    track = [tracking.of(task.arm, task.trial) for tracking in options.get("track", ())]
+    return Session.at(
+        workload, task.declared, task.seed, lambda content: store / key(content),
+        **options | {"track": track, "checkpoint": "50%"},
+    )  # fmt: skip
+
+
+def _waited(session: Session, reused: bool) -> tuple[BaseException | None, bool]:
+    """Train a run that another process was training, when that one has let it go."""
+    while True:
+        assert session.folder is not None
+        print(f"{session.folder.path} is being trained by another process; waiting for it", file=sys.stderr, flush=True)
+        session.folder.wait()
+        reused = session.folder.result is not None
+        [raised] = [found.raised for found in train([session]) if isinstance(found, Ended)]
+        if not isinstance(raised, Locked):
+            return raised, reused
+
+
+def _outcome(task: Task, session: Session, reused: bool) -> Outcome:
+    found = RunResult.of(session.run, [], session.folder, 0.0, session.notes)
+    rows = found.records
+    assert found.folder is not None
+    return Outcome(
+        task,
+        found.metrics,
+        _curve(rows, found),
+        inside_rows(rows),
+        found.work.state(),
+        len(rows),
+        found.tokens,
+        found.seconds,
+        found.folder.name,
+        reused,
+    )
+
+
+def _failed(task: Task, why: BaseException, seconds: float) -> Outcome:
+    said = str(why) if isinstance(why, RegimesError) else f"{type(why).__name__}: {why}"
+    # A run that failed for a cause (no memory, say) did not give up because of its losses.
+    diverged = isinstance(why, RunFailed) and why.__cause__ is None
+    told = "".join(traceback.format_exception(why))
+    return Outcome.without_value(task, said, seconds, diverged=diverged, traceback=told)
 
 
 def _curve(rows: list[dict[str, Any]], found: Any) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from regimes.core.errors import DeclarationError, ResumeError, nearest, show
-from regimes.engine.folder import read_json
+from regimes.core.files import read_json
 from regimes.engine.result import RunResult
 from regimes.engine.stored import Stored
 from regimes.engine.workload import Workload

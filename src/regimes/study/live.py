@@ -11,6 +11,9 @@ import numpy as np
 
 from regimes.study.table import duration
 
+#: Seconds between two lines of how far runs are, where there is no live table.
+OFTEN = 10.0
+
 
 class Live:
     """Shows every arm's trials and seeds as they come, with the time left.
@@ -28,6 +31,7 @@ class Live:
         self._tty = sys.stderr.isatty()
         self._quiet = wanted is False
         self._live: Any = None
+        self._told = 0.0
 
     def __enter__(self) -> Live:
         if self._tty and not self._quiet:
@@ -75,12 +79,25 @@ class Live:
             flush=True,
         )
 
-    def _table(self, outcomes: Sequence[Any], total: int, elapsed: float) -> Any:
+    def wait(self, outcomes: Sequence[Any], total: int, elapsed: float, under_way: float) -> None:
+        """Show how far those are that have not come: as many runs as what has been done of them makes."""
+        if self._quiet:
+            return
+        if self._live is not None:
+            self._live.update(self._table(outcomes, total, elapsed, under_way))
+        elif elapsed > self._told + OFTEN:
+            self._told = elapsed
+            share = (len(outcomes) + under_way) / total
+            left = duration(elapsed / share * (1.0 - share)) if share else "..."
+            print(f"[{len(outcomes):3d}/{total}] {share:.0%} of all steps   {left} left", file=sys.stderr, flush=True)
+
+    def _table(self, outcomes: Sequence[Any], total: int, elapsed: float, under_way: float = 0.0) -> Any:
         from rich.table import Table
 
-        done = len(outcomes)
-        left = duration(elapsed / done * (total - done)) if done else "..."
-        made = Table(title=f"{self.name}: {done} of {total} runs, {left} left", title_justify="left")
+        done, made_up = len(outcomes), len(outcomes) + under_way
+        left = duration(elapsed / made_up * (total - made_up)) if made_up else "..."
+        going = f" and {under_way / (total - done):.0%} of the others" if under_way and total > done else ""
+        made = Table(title=f"{self.name}: {done} of {total} runs{going}, {left} left", title_justify="left")
         for column in (
             "arm",
             "tuning",

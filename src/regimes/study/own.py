@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,13 @@ from regimes.engine import api
 from regimes.engine.compile import compile_regime, epochs
 from regimes.engine.identity import kept
 from regimes.engine.run import Run
+from regimes.engine.together import LARGEST
 from regimes.engine.workload import Workload
 from regimes.study.budgets import equal_budgets
 from regimes.study.executed import execute
 from regimes.study.ranges import Range, tuned
 from regimes.study.subject import package_version
-from regimes.study.tasks import TUNING_SEED, Outcome, Task
+from regimes.study.tasks import TUNING_SEED, Outcome, Task, UnderWay
 
 
 @dataclass(frozen=True)
@@ -140,9 +141,19 @@ class Own:
         if torch.cuda.is_available() and torch.cuda.device_count() > 1:
             self.workload.device = torch.device("cuda", worker % torch.cuda.device_count())
 
+    @property
+    def together(self) -> int:
+        """As many as are stacked at most."""
+        return LARGEST
+
+    def train_all(self, tasks: Sequence[Task], store: Path) -> Iterator[Outcome | UnderWay]:
+        """Train tasks in the store, side by side, or find them there finished."""
+        return execute(self.workload, tasks, store, self.options)
+
     def train(self, task: Task, store: Path) -> Outcome:
         """Train one task in the store, or find it there finished."""
-        return execute(self.workload, task, store, self.options)
+        [outcome] = [found for found in self.train_all([task], store) if isinstance(found, Outcome)]
+        return outcome
 
 
 def _schedules(regime: Regime, workload: Workload) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import multiprocessing
 import os
 import pickle
@@ -22,7 +23,7 @@ from regimes.core.errors import Interrupted, RegimesError
 from regimes.study.command import groups
 from regimes.study.stopping import terminable
 from regimes.study.subject import Subject
-from regimes.study.tasks import Outcome, Task
+from regimes.study.tasks import Outcome, Task, UnderWay
 
 #: Seconds that workers have for the step they are in and its checkpoint, or to end a command, before they are killed.
 PATIENCE = groups.PATIENCE + 2
@@ -58,6 +59,8 @@ class Pool:
     ) -> None:
         self.subject, self.store, self.note = subject, store, ""
         self._workers: list[_Worker] = []
+        self._waiting: list[Task] = []
+        self._singly: list[Task] = []
         if workers > 1:
             try:
                 packed = pickle.dumps(make or (_same, (subject,)))
@@ -67,8 +70,10 @@ class Pool:
             else:
                 self._workers = [_Worker(packed, place, workers) for place in range(workers)]
 
-    def outcomes(self, queue: Callable[[Sequence[Outcome]], Task | None]) -> Iterator[Outcome]:
-        """Yield outcomes as they come; `queue(done)` names the next task, or None while (or when) there is none.
+    def outcomes(self, queue: Callable[[Sequence[Outcome]], Task | None]) -> Iterator[Outcome | UnderWay]:
+        """Yield outcomes as they come, and in between how far the others are.
+
+        `queue(done)` names the next task, or None while (or when) there is none.
 
         Raises
         ------
@@ -78,40 +83,53 @@ class Pool:
         """
         done: list[Outcome] = []
         if not self._workers:
-            while not _in_vain(done) and (task := queue(done)) is not None:
-                done.append(self.subject.train(task, self.store))
-                yield done[-1]
+            while not _in_vain(done) and (tasks := self._next(queue, done, 1)):
+                for found in self.subject.train_all(tasks, self.store):
+                    if isinstance(found, Outcome):
+                        done.append(found)
+                    yield found
             _refuse(done)
             return
-        waiting: list[Task] = []
         with terminable():
             while True:
-                for worker in self._workers if not _in_vain(done) else ():
-                    if worker.task is None and (task := self._next(queue, done, waiting)) is not None:
-                        worker.give(task, self.store)
-                busy = {worker.inbox: worker for worker in self._workers if worker.task is not None}
+                idle = [worker for worker in self._workers if not worker.tasks]
+                for place, worker in enumerate(idle if not _in_vain(done) else ()):
+                    if tasks := self._next(queue, done, len(idle) - place):
+                        worker.give(tasks, self.store)
+                busy = {worker.inbox: worker for worker in self._workers if worker.tasks}
                 if not busy:
                     break
                 for inbox in connection.wait(list(busy)):
-                    outcome = busy[inbox].answer()  # type: ignore[index]
-                    if outcome is not None:
-                        done.append(outcome)
-                        yield outcome
+                    worker = busy[inbox]  # type: ignore[index]
+                    answer = worker.answer()
+                    self._singly += worker.handed_back()
+                    if isinstance(answer, Outcome):
+                        done.append(answer)
+                        yield answer
+                    elif answer is not None:
+                        yield UnderWay(sum(worker.under_way for worker in self._workers))
         _refuse(done)
 
-    def _next(
-        self, queue: Callable[[Sequence[Outcome]], Task | None], done: list[Outcome], waiting: list[Task]
-    ) -> Task | None:
-        """The next task whose run no worker is training: one that shares a run waits, and finds it finished."""
-        training = {worker.task.content for worker in self._workers if worker.task is not None}
-        for place, task in enumerate(waiting):
+    def _next(self, queue: Callable[[Sequence[Outcome]], Task | None], done: list[Outcome], takers: int) -> list[Task]:
+        """The next tasks for one of `takers`: its share of those that can start now.
+
+        A task whose run is being trained waits, and finds it finished. What killed a worker among others goes alone.
+        """
+        training = {task.content for worker in self._workers for task in worker.tasks}
+        if self._singly:
+            return [self._singly.pop(0)]
+        while sum(task.content not in training for task in self._waiting) < takers * self.subject.together:
+            if (new := queue(done)) is None:
+                break
+            self._waiting.append(new)
+        free: dict[Any, Task] = {}
+        for task in self._waiting:
             if task.content not in training:
-                return waiting.pop(place)
-        while (new := queue(done)) is not None:
-            if new.content not in training:
-                return new
-            waiting.append(new)
-        return None
+                free.setdefault(task.content, task)
+        most = min(self.subject.together, math.ceil(len(free) / takers))
+        chosen = list(free.values())[:most]
+        self._waiting = [task for task in self._waiting if not any(task is other for other in chosen)]
+        return chosen
 
     def close(self) -> None:
         """Stop the workers; what they train stops after its step, with a checkpoint."""
@@ -131,7 +149,7 @@ class Pool:
 
 
 class _Worker:
-    """A process of its own that trains one run at a time.
+    """A process of its own that trains some runs at a time.
 
     Parameters
     ----------
@@ -143,9 +161,11 @@ class _Worker:
 
     def __init__(self, packed: bytes, place: int, workers: int) -> None:
         self._about = packed, place, workers
-        self.task: Task | None = None
-        self._given: tuple[Any, ...] = ()
+        self.tasks: list[Task] = []
+        self._store: Path | None = None
         self._tries, self._began = 0, False
+        self._back: list[Task] = []
+        self.under_way = 0.0
         self._start()
 
     def _start(self) -> None:
@@ -154,18 +174,18 @@ class _Worker:
         self.process.start()
         theirs.close()
 
-    def give(self, task: Task, store: Path) -> None:
-        """Let the process train a task."""
-        self.task, self._given, self._tries = task, (task, store), 0
+    def give(self, tasks: list[Task], store: Path) -> None:
+        """Let the process train tasks."""
+        self.tasks, self._store, self._tries = list(tasks), store, 0
         self._send()
 
     def _send(self) -> None:
         self._tries += 1
         with contextlib.suppress(OSError):  # a process that has died is noticed when it is asked for its answer
-            self.inbox.send(self._given)
+            self.inbox.send((self.tasks, self._store))
 
-    def answer(self) -> Outcome | None:
-        """Return what the process has to say: the outcome, or nothing yet.
+    def answer(self) -> Outcome | UnderWay | None:
+        """Return what the process has to say: an outcome, how far it is, or nothing yet.
 
         Raises
         ------
@@ -184,11 +204,18 @@ class _Worker:
         if outcome is None:
             self._began = True
             return None
-        self.task = None
+        self.under_way = outcome.runs if isinstance(outcome, UnderWay) else 0.0
+        if isinstance(outcome, UnderWay):
+            return outcome
+        self.tasks = [task for task in self.tasks if task.content != outcome.task.content]
         return outcome
 
+    def handed_back(self) -> list[Task]:
+        """Tasks that were given together to a process that died, to be given one by one; told once."""
+        back, self._back = self._back, []
+        return back
+
     def _died(self) -> Outcome | None:
-        assert self.task is not None
         self.inbox.close()
         self.process.join()
         code = self.process.exitcode
@@ -198,10 +225,13 @@ class _Worker:
                 "has to do so under if __name__ == '__main__':, or take workers=1"
             )
         self._start()
+        if len(self.tasks) > 1:
+            self._back, self.tasks = self.tasks, []
+            return None
         if self._tries < TRIES:
             self._send()
             return None
-        task, self.task = self.task, None
+        [task], self.tasks = self.tasks, []
         return Outcome.without_value(
             task,
             f"its worker process died {TRIES} times (exit code {code}); where memory runs out, processes are killed",
@@ -210,7 +240,7 @@ class _Worker:
     def stop(self) -> None:
         """Ask the process to end."""
         self.inbox.close()
-        if self.task is not None:
+        if self.tasks:
             self.process.terminate()
 
 
@@ -254,7 +284,8 @@ def _serve(inbox: Any, packed: bytes, place: int, workers: int) -> None:
     with subject.kept(), contextlib.suppress(EOFError, OSError, Interrupted):
         inbox.send(None)
         while True:
-            inbox.send(subject.train(*inbox.recv()))
+            for outcome in subject.train_all(*inbox.recv()):
+                inbox.send(outcome)
 
 
 def _be_main() -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from regimes.core.errors import DeclarationError, ResumeError, show
+from regimes.core.files import read_json
 from regimes.core.notation import parse
 from regimes.core.regime import Regime
-from regimes.engine.folder import read_json
 from regimes.engine.result import RunResult
 from regimes.engine.stored import Stored
 from regimes.engine.workload import Workload

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from regimes.study.ranges import Range
-    from regimes.study.tasks import Outcome, Task
+    from regimes.study.tasks import Outcome, Task, UnderWay
 
 
 class Described(Protocol):
@@ -67,8 +67,17 @@ class Subject(Described, Protocol):
     def placed(self, worker: int) -> None:
         """Take a worker's share of the machine's devices."""
 
-    def train(self, task: Task, store: Path) -> Outcome:
-        """Train one task in the store, or find it there finished; what fails becomes an outcome."""
+    @property
+    def together(self) -> int:
+        """How many tasks it trains side by side, at most."""
+
+    def train_all(self, tasks: Sequence[Task], store: Path) -> Iterator[Outcome | UnderWay]:
+        """Train tasks of different content in the store, or find them there finished; yield each outcome as it comes.
+
+        In between it may tell how far the others are.
+
+        What fails becomes an outcome.
+        """
 
 
 def package_version() -> dict[str, str]:

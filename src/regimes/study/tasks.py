@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 #: Seeds of tuning trials: a comparison counts its own seeds from 0 and never comes here.
 TUNING_SEED = 1_000_000
@@ -49,6 +49,12 @@ class Task:
     def content(self) -> tuple[str, Any]:
         """What is trained, whoever asks for it: tasks of one content share one run."""
         return self.declared.hash, self.seed
+
+
+class UnderWay(NamedTuple):
+    """How far runs are that have not ended: how many runs what has been done of them makes."""
+
+    runs: float
 
 
 @dataclass

@@ -21,8 +21,8 @@ from rich.progress import Progress
 from regimes import atlas
 from regimes.core.card import Claim
 from regimes.core.errors import DeclarationError
+from regimes.core.files import write_json
 from regimes.core.registry import REGISTRY
-from regimes.engine.folder import write_json
 from regimes.study import files, statistics
 from regimes.study.compare import compare
 from regimes.study.study import Study

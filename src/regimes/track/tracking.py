@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from regimes.core.errors import DeclarationError, RegimesError, nearest, show
-from regimes.engine.folder import read_json, write_json
+from regimes.core.files import read_json, write_json
 from regimes.track.courier import Courier
 
 #: Trackers by name: where the class is that writes for it.

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from regimes.core.kinds import Optimizer, State
+
+#: Where the state of a rule keeps its row, while its run is stacked.
+ROW = "cache:row"
+
+
+class Row(NamedTuple):
+    """All trained parameters of a run as one tensor, with their gradients and slots: what an elementwise rule may update.
+
+    Parameters
+    ----------
+    values, gradients : Tensor, shape (n,)
+    views : tuple of Tensor
+        The gradients by parameter: the row holds for exactly these tensors.
+    slots : dict of str to Tensor, shape (n,)
+    """
+
+    values: Tensor
+    gradients: Tensor
+    views: tuple[Tensor, ...]
+    slots: dict[str, Tensor]
 
 
 class Tensorwise(Optimizer):
@@ -53,7 +73,12 @@ class Tensorwise(Optimizer):
     def step(self, state: State, parameters: Mapping[str, Tensor], evaluate: Any) -> State:
         """Evaluate once, then update every tensor."""
         gradients = evaluate().gradients
-        slots = state["slots"]
+        slots, row = state["slots"], state.get(ROW)
+        if row is not None and gradients is row.views:
+            for slot in slots.values():
+                slot["step"] += 1
+            self.update_all((row.values,), (row.gradients,), (row.slots,), slot["step"])
+            return state
         with torch.no_grad():
             self.advance(tuple(parameters.values()), gradients, [slots[name] for name in parameters])
         return state

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -187,6 +187,16 @@ class Command:
         names = seen.split(",") if seen else [str(number) for number in range(_gpus())]
         if len(names) > 1:
             os.environ["CUDA_VISIBLE_DEVICES"] = names[worker % len(names)]
+
+    @property
+    def together(self) -> int:
+        """One: what a script does is its own affair."""
+        return 1
+
+    def train_all(self, tasks: Sequence[Task], store: Path) -> Iterator[Outcome]:
+        """Run tasks one after another."""
+        for task in tasks:
+            yield self.train(task, store)
 
     def train(self, task: Task, store: Path) -> Outcome:
         """Run one task, or find it finished."""

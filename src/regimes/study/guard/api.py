@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from regimes.core.errors import RegimesError
-from regimes.engine.folder import read_json, write_json
+from regimes.core.files import read_json, write_json
 from regimes.study.command.values import Values
 from regimes.study.compare import compare
 from regimes.study.guard import step_time, trace, words

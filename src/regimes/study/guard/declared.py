@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from regimes.core.errors import DeclarationError, show
-from regimes.engine.folder import write_json
+from regimes.core.files import write_json
 from regimes.study import places, skeleton, statistics, yaml_text
 from regimes.study.command import Command
 from regimes.study.command.values import Values

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from regimes.engine.folder import read_json
+from regimes.core.files import read_json
 from regimes.study.guard.watch.regimes_watch import TIMES
 
 #: Two runs of a pair began within so many durations of the longer, or the machine may have been another.

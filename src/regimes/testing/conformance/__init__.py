@@ -37,6 +37,7 @@ from regimes.testing.conformance import (  # noqa: F401 (importing them declares
     optimizers,
     probes,
     schedules,
+    stacking,
     training,
 )
 from regimes.testing.conformance.harness import RULES, Check, NonConformance, bound

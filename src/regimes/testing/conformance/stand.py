@@ -152,12 +152,12 @@ class Stand:
             return Regime(**base | {name: [example] if rest else example})
         return Regime(**base).but({place: example} if self.kind != "controller" else {"optimizer.lr": 0.02 * example})
 
-    def workload(self, setup: Setup | None = None) -> Workload:
+    def workload(self, setup: Setup | None = None, double: bool = False) -> Workload:
         """The tiny workload of a setup, with the named sources that a mixture wants, or a rule that tells them apart."""
         example, task, place = setup or self.setup
         if getattr(example, "source_by_source", False):
-            return tiny.workload(task, ("ann", "bob", "cid"))
-        return tiny.workload(task, tuple(name for name, _ in example.sources) if place == "mixture" else ())
+            return tiny.workload(task, ("ann", "bob", "cid"), double)
+        return tiny.workload(task, tuple(name for name, _ in example.sources) if place == "mixture" else (), double)
 
     def make(self, setup: Setup | None = None, **fields: Any) -> Callable[[], Run]:
         """Return what builds a run of a setup at step 0."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -176,10 +177,28 @@ SPECIAL: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Any], Callable
 }
 
 
+def _doubled_model(model: Callable[[], nn.Module]) -> nn.Module:
+    """In float64; a bias before a norm is not trained: its gradient is rounding, whose sign rests on how it is computed."""
+    made = model().double()
+    for one, after in pairwise(made) if isinstance(made, nn.Sequential) else ():
+        if isinstance(one, nn.Linear) and isinstance(after, nn.BatchNorm1d):
+            one.bias.requires_grad_(False)
+    return made
+
+
+def _doubled_data(data: Callable[[int], Any], seed: int) -> Any:
+    found = data(seed)
+    if isinstance(found, Columns):
+        return Columns(*[part.double() if part.is_floating_point() else part for part in found.parts.values()])
+    return found
+
+
 @functools.cache
-def workload(task: str, sources: tuple[str, ...] = ()) -> Workload:
-    """Return the tiny workload of a task, with named sources where a mixture wants them."""
+def workload(task: str, sources: tuple[str, ...] = (), double: bool = False) -> Workload:
+    """Return the tiny workload of a task, with named sources where a mixture wants them; `double` in float64."""
     model, data, loss = (TASKS | SPECIAL)[task]
+    if double:
+        model, data = functools.partial(_doubled_model, model), functools.partial(_doubled_data, data)
     train = {name: data(place) for place, name in enumerate(sources)} if sources else data(0)
     val = {name: data(99 + place) for place, name in enumerate(sources)} if len(sources) > 1 else data(99)
     return Workload(model=model, train=train, val=val, loss=loss(), name=f"tiny {task}")

@@ -1,0 +1,78 @@
+"""Which runs can be stacked, and why others cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from regimes.core.errors import RegimesError
+from regimes.losses.forward import OutputLoss
+
+
+class Unstackable(RegimesError):
+    """Runs cannot be stacked; the message is the reason."""
+
+
+def why_not(run: Any) -> str | None:
+    """Return why a run cannot be stacked with others in its present phase; None where it can.
+
+    Parameters
+    ----------
+    run : Run
+        Between two steps.
+    """
+    declared = run.phase.declaration
+    rule, loss = declared.optimizer, declared.loss if declared.loss is not None else run.workload.loss
+    dtypes = {p.dtype for p in run.trained}
+    checks = (
+        (run.finished, "it is finished"),
+        (run.world.size > 1, "it is trained by several processes"),
+        (
+            not (rule.single_evaluation and rule.uses_gradients),
+            f"{type(rule).__name__} evaluates more than once, or asks for more than the gradient",
+        ),
+        (bool(run.phase.proposing), "it makes trials"),
+        (declared.selector is not None, f"{type(declared.selector).__name__} looks at the losses before the step"),
+        (declared.micro_batch == "auto", "micro_batch='auto' may halve it alone"),
+        (
+            not isinstance(loss, OutputLoss) or type(loss).units is not OutputLoss.units,
+            f"{type(loss).__name__} is no function of the model's output and the target alone",
+        ),
+        (run.read.asks, "its data ask the model"),
+        (not run.read.random_access, "its data are read in order"),
+        (len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}, "its parameters are not of one float type"),
+        (not all(p.is_contiguous() for p in run.trained), "its parameters are not contiguous"),
+        (run.forward.draws is True, "its forward draws from Python's or numpy's generators"),
+    )
+    return next((why for refused, why in checks if refused), None)
+
+
+def form(run: Any) -> tuple[Any, ...]:
+    """Return what runs have in common that can be stacked: model, trained parameters, precision, phase."""
+    model, declared = run.model, run.phase.declaration
+    modules = tuple((name, type(module), module.training, repr_of(module)) for name, module in model.named_modules())
+    tensors = tuple((name, t.shape, t.dtype, t.device) for name, t in model.state_dict(keep_vars=True).items())
+    return id(run.workload), modules, tensors, tuple(run.parameters), run.autocast, declared.micro_batch
+
+
+def repr_of(module: Any) -> str:
+    """What a module says of itself, without its parts: the rate of a dropout, the size of a kernel."""
+    return module.extra_repr() if hasattr(module, "extra_repr") else ""
+
+
+def refuse(runs: Sequence[Any]) -> None:
+    """Refuse runs that cannot be stacked with one another.
+
+    Raises
+    ------
+    Unstackable
+        With the reason.
+    """
+    for run in runs:
+        why = why_not(run)
+        if why is not None:
+            raise Unstackable(why)
+    if len({form(run) for run in runs}) > 1:
+        raise Unstackable("their models, what is trained of them, or their precision differ")

@@ -1,0 +1,75 @@
+"""How many processes the runs of a study are dealt to."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from regimes.engine.run import Run
+from regimes.study.own import Own
+from regimes.study.tasks import TUNING_SEED
+
+#: Seconds that a process takes to start: it loads torch, and builds the workload.
+START = 4.0
+_WARM, _TIMED = 2, 3
+
+
+class Processes(NamedTuple):
+    """How many, and why.
+
+    Parameters
+    ----------
+    number : int
+    why : str
+    """
+
+    number: int
+    why: str
+
+
+def processes(subject: Any, arms: Mapping[str, Any], runs: int, seconds: float | None = None) -> Processes:
+    """Return how many processes to train the runs of a study with: the cores, where that saves more than it costs.
+
+    Parameters
+    ----------
+    subject : Subject
+    arms : mapping of str to Regime
+    runs : int
+    seconds : float, optional
+        What all runs take, one after another; default: from a few steps of each arm.
+    """
+    if not isinstance(subject, Own):
+        return Processes(1, "what a command uses of the machine is its own affair")
+    if subject.workload.device.type != "cpu":
+        return Processes(1, f"all runs share the {subject.workload.device.type} device")
+    cores = min(cores_here(), runs)
+    if cores == 1:
+        return Processes(1, "there is one core" if runs > 1 else "there is one run")
+    if seconds is None:
+        seconds = runs * sum(seconds_of(subject, regime) for regime in arms.values()) / len(arms)
+    saved = seconds * (1.0 - 1.0 / cores)
+    if saved <= START:
+        return Processes(
+            1, f"all runs take about {seconds:.0f} s, one after another, and a process {START:.0f} s to start"
+        )
+    return Processes(cores, f"all runs take about {seconds:.0f} s, one after another, and there are {cores} cores")
+
+
+def cores_here() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def seconds_of(subject: Own, regime: Any) -> float:
+    """Seconds of a run, from a few of its first steps; of phases whose steps are not known beforehand, as of one step."""
+    run = Run(subject.workload, regime, TUNING_SEED, count_flops=False)
+    steps = sum(phase.length.steps or 1 for phase in run.phases)
+    began, timed = time.perf_counter(), 0
+    while not run.finished and timed < _WARM + _TIMED:
+        if timed == _WARM:
+            began = time.perf_counter()
+        run.step()
+        timed += 1
+    return (time.perf_counter() - began) / max(timed - _WARM, 1) * steps
