@@ -48,7 +48,7 @@ class Index:
             Of its folder.
         """
         folder = f"{self.holder}/{name}"
-        if name in self._known:
+        with contextlib.suppress(KeyError, TypeError, ValueError):  # not there, or written by somebody else
             seen, text = self._known[name]
             facts: dict[str, Any] = json.loads(text)
             if seen == standing.stamp(folder, facts["status"] == "finished")[0]:
@@ -91,13 +91,10 @@ def forget(holder: Path) -> None:
 
 def _row(folder: str | Path) -> tuple[dict[str, Any], str, float] | None:
     """What a run's folder says; of files as they were before they were read, so that a change meanwhile is noticed."""
-    finished = os.path.exists(f"{folder}/result.json")
-    seen, changed = standing.stamp(folder, finished)
+    # Where it ends meanwhile, or its result is no JSON, the stamp is not that of its status, and never holds.
+    seen, changed = standing.stamp(folder, os.path.exists(f"{folder}/result.json"))
     facts = standing.settled(folder)
-    if facts is None:
-        return None
-    ended_as_seen = (facts["status"] == "finished") == finished
-    return facts, seen, changed if ended_as_seen else time.time()
+    return None if facts is None else (facts, seen, changed)
 
 
 def _read(holder: Path) -> dict[str, tuple[str, str]]:
