@@ -190,23 +190,18 @@ def of_others() -> float:
     return (busy - own) / os.sysconf("SC_CLK_TCK")
 
 
-def disturbed(during: Callable[[], None]) -> bool:
-    """Whether other programs took more than a seventh of a core meanwhile."""
-    began, others = time.perf_counter(), of_others()
-    during()
-    return of_others() - others > (time.perf_counter() - began) / 7
-
-
-def undisturbed(contender: Contender, every: int, found: Found) -> None:
+def undisturbed(contender: Contender, every: int) -> Found:
     """Wait for a quiet machine and make a block, until one has had it for itself."""
-    made = Found([], [], [], [])
-    while disturbed(lambda: time.sleep(0.5)) or disturbed(lambda: block(contender, every, made)):
-        made = Found([], [], [], [])
-    for values, new in zip(found, made):
-        values.extend(new)
+    while True:
+        began, others = time.perf_counter(), of_others()
+        time.sleep(0.5)
+        if of_others() - others < (time.perf_counter() - began) / 7:
+            began, others, found = time.perf_counter(), of_others(), block(contender, every)
+            if of_others() - others < (time.perf_counter() - began) / 7:
+                return found
 
 
-def block(contender: Contender, every: int, found: Found) -> None:
+def block(contender: Contender, every: int) -> Found:
     """Make the steps of one block, and wait until its checkpoint is written."""
     wall, own, busy = [], [], []
     for number in range(every):
@@ -215,12 +210,15 @@ def block(contender: Contender, every: int, found: Found) -> None:
         contender.step(number == 0)
         wall.append(time.perf_counter() - began)
         own.append(time.thread_time() - spent)
-    found.stalls.append(wall[0] - statistics.median(wall[1:]))
-    found.own.append(own[0] - statistics.median(own[1:]))
-    for seconds, writing in list(zip(wall, busy))[1:]:
-        (found.writing if writing else found.idle).append(seconds)
     while contender.busy():
         time.sleep(0.005)
+    rest = list(zip(wall, busy))[1:]
+    return Found(
+        [wall[0] - statistics.median(wall[1:])],
+        [own[0] - statistics.median(own[1:])],
+        [seconds for seconds, writing in rest if not writing],
+        [seconds for seconds, writing in rest if writing],
+    )
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Found]:
@@ -238,9 +236,10 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Found]:
     found = {name: Found([], [], [], []) for name in contenders}
     for number in range(args.checkpoints + 1):
         for name in contenders if number % 2 else reversed(contenders):
-            # Of ours no checkpoint is due at the very first step: that block warms up, and begins no other's count.
-            make = undisturbed if number and args.alone else block
-            make(contenders[name], args.every, found[name] if number else Found([], [], [], []))
+            made = (undisturbed if args.alone else block)(contenders[name], args.every)
+            if number:  # at the very first step no checkpoint of ours is due: that block warms up
+                for values, new in zip(found[name], made):
+                    values.extend(new)
     end()
     return found
 
