@@ -33,9 +33,7 @@ claims: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
-	for w in digits_mlp char_lm; do $(BIN)/python benchmarks/step_overhead.py --workload $$w --peers || exit 1; done
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/rules.py
+	$(BIN)/python benchmarks/all.py
 
 clean:
 	rm -rf .venv build dist runs

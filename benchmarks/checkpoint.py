@@ -171,14 +171,16 @@ class Found(NamedTuple):
     stalls : list of float
     own : list of float
         The same, of the loop's thread: what it spent itself, whoever else had the cores.
-    idle, writing : list of float
-        Steps while no checkpoint is written, and while one is.
+    steps : list of float
+        Median steps.
+    meanwhile : list of float
+        Median steps while a checkpoint is written, over those while none is.
     """
 
     stalls: list[float]
     own: list[float]
-    idle: list[float]
-    writing: list[float]
+    steps: list[float]
+    meanwhile: list[float]
 
 
 def of_others() -> float:
@@ -212,13 +214,10 @@ def block(contender: Contender, every: int) -> Found:
         own.append(time.thread_time() - spent)
     while contender.busy():
         time.sleep(0.005)
-    rest = list(zip(wall, busy))[1:]
-    return Found(
-        [wall[0] - statistics.median(wall[1:])],
-        [own[0] - statistics.median(own[1:])],
-        [seconds for seconds, writing in rest if not writing],
-        [seconds for seconds, writing in rest if writing],
-    )
+    writing, idle = ([step for step, other in zip(wall[1:], busy[1:]) if other == which] for which in (True, False))
+    step = statistics.median(wall[1:])
+    ratio = [statistics.median(writing) / statistics.median(idle)] if writing and idle else []
+    return Found([wall[0] - step], [own[0] - statistics.median(own[1:])], [step], ratio)
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Found]:
@@ -258,24 +257,26 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         found = measure(args, Path(folder))
     rows: dict[str, Any] = {}
-    for name, (stalls, own, idle, writing) in found.items():
-        rows[name] = {"stall_ms": _spread(stalls), "own_ms": _spread(own)}
-        if len(writing) > 1:
-            ratio = statistics.median(writing) / statistics.median(idle)
-            rows[name] |= {"step_ms": statistics.median(idle) * 1e3, "writing": ratio, "steps": len(writing)}
+    for name, made in found.items():
+        rows[name] = {"stall_ms": _spread(made.stalls, 1e3), "own_ms": _spread(made.own, 1e3)}
+        if made.meanwhile:
+            rows[name] |= {"step_ms": statistics.median(made.steps) * 1e3, "meanwhile": _spread(made.meanwhile)}
     if args.json:
         size = sum(t.nbytes for t in state().values()) / 2**20
-        print(json.dumps({"mib": size, "threads": args.threads, "load": os.getloadavg(), "rows": rows}))
+        print(json.dumps({"mib": size, "threads": args.threads, "rows": rows}))
         return
     print(f"stall of the loop in ms over {args.checkpoints} checkpoints, {args.threads} thread(s): median [min, max]")
     for name, row in rows.items():
         (low, middle, high), own = row["stall_ms"], row["own_ms"][1]
-        steps = f"   steps meanwhile {row['writing']:.3f}x of {row['step_ms']:.1f} ms" if "writing" in row else ""
+        steps = ""
+        if "meanwhile" in row:
+            least, ratio, most = row["meanwhile"]
+            steps = f"   steps meanwhile {ratio:.3f}x [{least:.3f}, {most:.3f}] of {row['step_ms']:.1f} ms"
         print(f"{name:32s} {middle:7.1f} [{low:.1f}, {high:.1f}]   own time {own:6.1f}{steps}")
 
 
-def _spread(seconds: list[float]) -> list[float]:
-    return [1e3 * found(seconds) for found in (min, statistics.median, max)]
+def _spread(values: list[float], scale: float = 1.0) -> list[float]:
+    return [scale * found(values) for found in (min, statistics.median, max)]
 
 
 if __name__ == "__main__":

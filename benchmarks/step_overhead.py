@@ -24,6 +24,7 @@ from by_hand import loop
 from torch import nn
 
 import regimes as rg
+from regimes.engine.api import Session
 
 
 class Contender(Protocol):
@@ -84,8 +85,10 @@ def contenders(name: str, blocks: int, folder: Path, peers: bool) -> tuple[dict[
         log = folder / f"{label}.jsonl"
         return Loop(loop(build(), inputs, targets, steps=steps, kernel=kernel, log=log, **common))
 
-    def ours(regime: rg.Regime, label: str) -> Loop:
-        return Loop(rg.stream(work, regime, out=folder / label, checkpoint="100%"))
+    def ours(regime: rg.Regime, label: str, looked_at: bool = False) -> Loop:
+        session = Session.at(work, regime, 0, lambda _: folder / label, checkpoint="100%")
+        session.looked_at = looked_at
+        return Loop(session.records())
 
     regime = rg.Regime(
         optimizer=rg.AdamW(lr=rg.Cosine(facts["peak"], warmup="5%")),
@@ -97,6 +100,7 @@ def contenders(name: str, blocks: int, folder: Path, peers: bool) -> tuple[dict[
         "by hand again": hand(False, "again"),
         "by hand, functional kernel": hand(True, "kernel"),
         "regimes": ours(regime, "ours"),
+        "regimes, looked at every step": ours(regime, "stream", True),
         "regimes, loss-weighted sampler": ours(regime.but(sampler=rg.LossWeighted()), "feedback"),
     }
     if peers:

@@ -1,5 +1,6 @@
 """The commands, their flags and what they cost to start: frozen."""
 
+import json
 import shlex
 import subprocess
 import sys
@@ -94,6 +95,36 @@ def test_what_only_tells_loads_nothing_heavy(arguments):
     loaded = loaded_by(*arguments)
     assert "regimes.cli" in loaded
     assert loaded & {"torch", "numpy", "pydantic", "rich", "scipy", "ruamel.yaml", "jinja2", "altair"} == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "free"),
+    [
+        (["runs", "runs"], {"torch", "numpy", "rich"}),
+        (["runs", "runs", "--json"], {"torch", "numpy", "rich"}),
+        (["index", "runs"], {"torch", "numpy", "rich"}),
+        (["show", "runs/study/runs/k"], {"torch", "numpy", "rich"}),
+        (["show", "runs/study"], {"torch", "altair"}),
+        (["report", "runs/study"], {"torch", "rich"}),
+    ],
+)
+def test_what_only_reads_runs_and_studies_loads_no_torch(arguments, free, tmp_path, monkeypatch):
+    run = tmp_path / "runs" / "study" / "runs" / "k"
+    run.mkdir(parents=True)
+    declared = {"key": "k", "regime": "Regime()", "identity": {"seed": 0}, "workload": "tiny", "created": "2026"}
+    (run / "run.json").write_text(json.dumps(declared))
+    (run / "result.json").write_text(json.dumps({"step": 1, "metrics": {"val/loss": 0.5}}))
+    (run / "records.jsonl").write_text('{"step": 0, "loss": 0.5}\n')
+    arms = [{"name": name, "values": [0.5], "mean": 0.5, "sd": None, "comparison": None, "tuning": None, "diverged": 0,
+             "absent": [], "cost": {"ratio": 1.0}, "rungs": []} for name in "ab"]  # fmt: skip
+    study = {"schema": 1, "name": "s", "metric": "val/loss", "better": "lower", "margin": 0.1, "baseline": "a", "seeds": [0],
+             "sentence": "a and b.", "arms": arms, "paired": True, "trials": 0, "budget": "1 steps", "level": 0.95,
+             "workload": {"scale": "small"}, "one_seed_sentence": None, "lamps": [], "notes": []}  # fmt: skip
+    (run.parent.parent / "study.json").write_text(json.dumps(study))
+    monkeypatch.chdir(tmp_path)
+    loaded = loaded_by(*arguments)
+    assert "regimes.cli" in loaded
+    assert loaded & free == set()
 
 
 def test_unknown_commands_and_kinds_name_the_nearest(cli):

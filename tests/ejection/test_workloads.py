@@ -4,6 +4,7 @@ import pytest
 from watched_scripts import dead_lines, ruff
 
 import regimes as rg
+from regimes.core.permutation import WHOLE
 from regimes.ejection import check, eject
 from regimes.study import files
 from regimes.testing.conformance.tiny import one_thread
@@ -36,6 +37,11 @@ def work(examples=24):
     return rg.Workload(
         model=Named, train=data, val=data, loss=nn.CrossEntropyLoss(), metrics={"acc": rg.Accuracy(), "spread": spread}
     )
+
+
+def many(examples):
+    x = torch.arange(examples) % 7
+    return rg.Workload(model=lambda: nn.Linear(1, 7), train=(x[:, None] / 7, x), loss=nn.CrossEntropyLoss())
 
 
 workload = work
@@ -101,3 +107,15 @@ def test_digits_with_a_convolution_and_batch_norm(folder):
     )
     spec = {"name": "digits_cnn", "batch_norm": True}
     holds(eject(spec, regime), folder, spec, regime)
+
+
+def test_more_examples_than_are_permuted_as_a_whole(folder):
+    regime = rg.Regime(optimizer=rg.SGD(lr=0.1), batch_size=8, budget="10 steps")
+    for examples, drawn in (
+        (WHOLE, ".permutation(size)"),
+        (WHOLE + 1, 'rg.Batches(work, rg.Reshuffle(), SEED, "main")'),
+    ):
+        spec = {"name": "own_study:many", "examples": examples}
+        text = eject(spec, regime)
+        assert drawn in text
+        holds(text, folder, spec, regime)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import regimes as rg
-from regimes.engine import checkpoint, index, records
+from regimes.engine import checkpoint, records
 from regimes.engine import folder as folder_module
 from regimes.engine.folder import Folder
 
@@ -205,30 +205,6 @@ def test_second_process_on_the_same_run_is_refused(work, tmp_path):
     stream.close()
 
 
-def test_two_processes_write_one_index(tmp_path):
-    code = """
-import sys
-from pathlib import Path
-from regimes.engine import index
-root = Path(sys.argv[1])
-for n in range(int(sys.argv[2]), int(sys.argv[2]) + 50):
-    index.update(root, root / f"run-{n}", key=str(n), status="finished", step=n, created="x")
-"""
-    both = [subprocess.Popen([sys.executable, "-c", code, tmp_path, str(first)]) for first in (0, 50)]
-    assert [process.wait() for process in both] == [0, 0]
-    assert sorted(row["step"] for row in index.rows(tmp_path)) == list(range(100))
-
-
-def test_index_is_rebuilt_from_folders(work, tmp_path):
-    rg.run(work, BASE, out=tmp_path / "a")
-    stopped(work, tmp_path / "b")
-    before = {row["path"]: (row["status"], row["metrics"]) for row in index.rows(tmp_path)}
-    assert index.rebuild(tmp_path) == 2
-    after = {row["path"]: (row["status"], row["metrics"]) for row in index.rows(tmp_path)}
-    assert after[str(tmp_path / "a")] == before[str(tmp_path / "a")]
-    assert after[str(tmp_path / "b")][0] == "stopped"
-
-
 def train_until_terminated(work, folder, step):
     for record in rg.stream(work, BASE, out=folder):
         if record.at.step == step:
@@ -271,7 +247,6 @@ def test_skipped_steps_are_counted_and_said(tmp_path):
         assert result.notes == ["6 of 15 steps were skipped: loss or gradient was not finite, and nothing was updated"]
         assert result.notes[0] in result._repr_html_()
     assert json.loads((tmp_path / "r" / "result.json").read_text())["skipped"] == 6
-    assert index.facts_of(json.loads((tmp_path / "r" / "run.json").read_text()), tmp_path / "r")["skipped"] == 6
 
 
 def test_no_skipped_step_is_not_mentioned(work, tmp_path):

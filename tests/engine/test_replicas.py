@@ -86,7 +86,7 @@ def test_two_hundred_steps_are_those_of_each_run_alone(workload):
 def test_bursts_are_single_steps_to_the_bit(workload):
     regimes = [BASE, BASE.but({"optimizer.lr.peak": 3e-3}), BASE.but(batch_size=16, lag=2)]
     bursts, singles = made(workload, regimes), made(workload, regimes)
-    (some, _), (others, _) = stepped(bursts), stepped(singles, most=0)
+    (some, _), (others, _) = stepped(bursts), stepped(singles, most=1)
     assert some == others
     for run, other in zip(bursts, singles):
         assert all(map(torch.equal, run.model.state_dict().values(), other.model.state_dict().values()))
@@ -134,6 +134,28 @@ def test_where_batches_differ_in_size_each_is_evaluated_alone():
         made(PLAIN, [r.but(budget="20 steps") for r in regimes]),
     )
     stepped(runs)
+    for run, other in zip(runs, alone):
+        while not other.finished:
+            other.step()
+        assert differences(run.tree(), other.tree()) == []
+
+
+def test_inputs_may_be_nested():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(6, 2).double()
+
+        def forward(self, pair):
+            return self.layer(pair["left"] - pair["right"])
+
+    x, y = data(0)
+    pairs = [({"left": x[i], "right": x[-1 - i]}, y[i]) for i in range(len(x))]
+    workload = rg.Workload(model=Two, train=pairs, val=pairs, loss=rg.CrossEntropy())
+    regimes = [BASE.but(budget="10 steps")] * 3
+    runs, alone = made(workload, regimes), made(workload, regimes)
+    _, together = stepped(runs)
+    assert together.reasons == []
     for run, other in zip(runs, alone):
         while not other.finished:
             other.step()
@@ -312,3 +334,28 @@ def test_a_run_that_is_finished_is_read_and_one_that_is_taken_is_left(tmp_path):
     assert isinstance(found[1], Locked)
     assert (tmp_path / "0" / "result.json").stat().st_mtime_ns == stamp
     taken.folder.unlock()
+
+
+# -- one run alone -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workload", [PLAIN, NET], ids=["plain", "norm and dropout"])
+@pytest.mark.parametrize("fields", [{}, {"lag": 2}, {"grad_transforms": [rg.ClipNorm(0.5)]}, {"micro_batch": 4}])
+def test_a_run_that_nobody_looks_at_has_the_bits_of_one_that_is_streamed(tmp_path, workload, fields):
+    for name, train in (("run", rg.run), ("stream", rg.stream)):
+        made = train(workload, BASE.but(**fields), 3, out=tmp_path / name, validate="25%")
+        if name == "stream":
+            assert len(list(made)) == 200
+    run, stream = contents(tmp_path / "run"), contents(tmp_path / "stream")
+    assert run == stream
+
+
+def test_a_burst_stops_before_a_step_that_is_not_finite_and_goes_on_after_it(tmp_path):
+    x, y = data(0)
+    x[50] = torch.nan
+    bad = rg.Workload(model=net, train=(x, y), val=data(1), loss=rg.CrossEntropy())
+    rg.run(bad, BASE, 3, out=tmp_path / "run")
+    rows = [json.loads(row) for row in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
+    assert sum("skipped" in row for row in rows) > 10
+    list(rg.stream(bad, BASE, 3, out=tmp_path / "stream"))
+    assert contents(tmp_path / "run") == contents(tmp_path / "stream")

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import regimes as rg
-from regimes.engine import checkpoint, index, saving, sessions, trees
+from regimes.engine import checkpoint, saving, sessions, trees
 from regimes.engine import folder as folder_module
 from regimes.engine.api import Session
 from regimes.engine.folder import Folder
@@ -313,12 +313,24 @@ def test_a_stop_is_said_when_the_checkpoint_is_on_disk(work, tmp_path):
     assert checkpoint.names(tmp_path / "r/checkpoints")[0] == "step-0000000013"
 
 
+@pytest.mark.usefixtures("slow")
+def test_a_session_is_stopped_when_the_checkpoint_is_on_disk(work, tmp_path):
+    session = Session.at(work, BASE, 0, lambda _: tmp_path / "r", checkpoint="10 steps")
+    with session.opened():
+        for _ in range(13):
+            session.note(session.run.step())
+            session.settle()
+        session.stop_code = 143
+        with pytest.raises(rg.Interrupted):
+            session.settle()
+        assert checkpoint.names(tmp_path / "r/checkpoints")[0] == "step-0000000013"
+
+
 def test_a_stop_whose_checkpoint_fails_is_no_stop(work, tmp_path, monkeypatch):
     sync = checkpoint.sync
     monkeypatch.setattr(checkpoint, "sync", lambda path: full(path) if "step-0000000013" in str(path) else sync(path))
     with pytest.raises(rg.ResumeError, match="at step 13 .* the last whole one is step-0000000010"):
         until(13, terminated)(work, tmp_path / "r")
-    assert [row["status"] for row in index.rows(tmp_path)] == ["running"]
 
 
 @pytest.mark.usefixtures("slow")

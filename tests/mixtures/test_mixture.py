@@ -267,3 +267,44 @@ def test_weights_that_all_reach_zero_stop_the_draw():
         rg.DeclarationError, match="sources: every weight is 0 at step 2; allowed: at least one above 0"
     ):
         list(draws(rg.Mixture(web=fading, code=0), view(), 4, seed=0, batches=4))
+
+
+# -- many sources ------------------------------------------------------------------------------------------------------
+
+
+class Name(str):
+    """A name that counts how often it is looked up or compared."""
+
+    looked = 0
+
+    def __hash__(self):
+        Name.looked += 1
+        return super().__hash__()
+
+    def __eq__(self, other):
+        Name.looked += 1
+        return super().__eq__(other)
+
+
+def lookups(count):
+    """How often names are looked at, by what is done with a mixture of so many sources."""
+    names = [Name(f"s{i}") for i in range(count)]
+    mixture = rg.Mixture(one=1).with_values({"sources": tuple((name, 1.0) for name in names)})
+    wide = SourceView(dict.fromkeys(names, 9), lambda source, name: None)
+    found = []
+    for doing in (
+        lambda: mixture.init(wide),
+        lambda: mixture.start(wide, ("main",)),
+        lambda: [mixture.spec(name) for name, _ in mixture.children()],
+        lambda: list(draws(mixture, wide, 64, seed=0, batches=3)),
+    ):
+        before = Name.looked
+        doing()
+        found.append(Name.looked - before)
+    return found
+
+
+def test_what_a_mixture_costs_grows_with_its_sources_and_no_faster():
+    few, many = lookups(200), lookups(1600)
+    for one, other in zip(few, many):
+        assert other <= 10 * one

@@ -11,7 +11,9 @@ from study_fixture import make_study
 
 from regimes.report import curves, forest, tuning
 from regimes.report.appendix import notable
-from regimes.report.facts import normal, pareto
+from regimes.report.facts import pareto
+from regimes.report.lines import Lines
+from regimes.report.normal import normal
 from regimes.report.palette import ARMS, INK, MODES, VERDICTS
 
 
@@ -46,47 +48,13 @@ def column(rows: list[dict], name: str) -> list:
     return [row[name] for row in rows]
 
 
-# --- thinning -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("n", [7, 160, 161, 1000, 12345])
-def test_thinned_curve_hides_no_point(n: int) -> None:
-    y = np.random.default_rng(n).standard_normal(n)
-    x = np.arange(n, dtype=float)
-    at, middle, low, high = curves.thin(x, y, y, y, 160)
-    assert len(at) == min(n, 160)
-    owner = np.repeat(np.arange(len(at)), [len(part) for part in np.array_split(x, len(at))])
-    assert (low[owner] <= y).all()
-    assert (y <= high[owner]).all()
-    assert (low.min(), high.max()) == (y.min(), y.max())
-    assert (low <= middle).all()
-    assert (middle <= high).all()
-
-
-def test_envelope_keeps_ends_and_extremes() -> None:
-    y = np.random.default_rng(3).standard_normal(5000)
-    y[1234], y[4321] = 40.0, -40.0
-    kept = curves.envelope(range(5000), y.tolist())
-    assert len(kept) <= 400
-    assert {(0, y[0]), (1234, 40.0), (4321, -40.0), (4999, y[-1])} <= set(kept)
-    assert [x for x, _ in kept] == sorted(x for x, _ in kept)
-
-
-def test_long_curves_stay_small_on_the_page() -> None:
-    study = normal(make_study(points=2000))
-    rows = curves.faint(study)
-    assert len(rows) == 40 * curves.FAINT_POINTS
-    assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
-    assert len(curves.band(study, study["arms"][1], "seconds")) == curves.POINTS
-
-
 # --- bands --------------------------------------------------------------------------------------------------
 
 
 def test_band_is_median_and_middle_half() -> None:
     values = np.random.default_rng(0).standard_normal((9, 5))
     study = small(a=[curve(s, range(5), values[s]) for s in range(9)])
-    rows = curves.band(study, study["arms"][0], "step")
+    rows = Lines(study).bands("step")
     assert column(rows, "median") == pytest.approx(np.median(values, axis=0), rel=1e-4)
     assert column(rows, "low") == pytest.approx(np.quantile(values, 0.25, axis=0), rel=1e-4)
     assert column(rows, "high") == pytest.approx(np.quantile(values, 0.75, axis=0), rel=1e-4)
@@ -96,7 +64,7 @@ def test_diverged_run_counts_as_worst_from_where_it_ended() -> None:
     alive = [curve(s, range(4), [3.0 + s, 2.0 + s, 1.0 + s, 0.5 + s]) for s in range(2)]
     gone = [curve(2, range(4), [0.0, 0.0, None, None])]
     study = small(a=alive + gone)
-    rows = curves.band(study, study["arms"][0], "step")
+    rows = Lines(study).bands("step")
     assert column(rows, "median") == [3.0, 2.0, 2.0, 1.5]
     assert column(rows, "high") == [4.0, 3.0, None, None]
 
@@ -104,7 +72,7 @@ def test_diverged_run_counts_as_worst_from_where_it_ended() -> None:
 def test_bands_over_unequal_times_interpolate_and_never_extrapolate() -> None:
     lines = [curve(0, [0, 10], [10, 0]), curve(1, [0, 4, 8], [8, 4, 0])]
     study = small(a=lines)
-    rows = curves.band(study, study["arms"][0], "step")
+    rows = Lines(study).bands("step")
     x = np.array(column(rows, "x"))
     assert (x[0], x[-1]) == (0, 8)
     assert column(rows, "median") == pytest.approx(((10 - x) + (8 - x)) / 2, abs=1e-3)
@@ -119,7 +87,7 @@ def test_paired_difference_has_scipys_interval() -> None:
     study = small(
         base=[curve(s, range(4), base[s]) for s in range(6)], arm=[curve(s, range(4), mine[s]) for s in range(6)]
     )
-    rows = curves.paired(study, study["arms"][1], "step")
+    rows = Lines(study).gains("step")
     for i, row in enumerate(rows):
         test = stats.ttest_rel(base[:, i], mine[:, i])
         span = test.confidence_interval(0.95)
@@ -131,14 +99,14 @@ def test_pair_with_a_diverged_run_is_left_out_from_its_start() -> None:
     base = [curve(s, range(3), [5.0, 4.0, 3.0]) for s in range(3)]
     mine = [curve(s, range(3), [4.0, 3.0, 2.0]) for s in range(2)] + [curve(2, range(3), [9.0, 99.0, None])]
     study = small(base=base, arm=mine)
-    rows = curves.paired(study, study["arms"][1], "step")
+    rows = Lines(study).gains("step")
     assert column(rows, "gain") == [1.0, 1.0, 1.0]
     assert column(rows, "pairs") == [2, 2, 2]
 
 
 def test_single_pair_has_no_band() -> None:
     study = small(base=[curve(0, range(2), [2.0, 1.0])], arm=[curve(0, range(2), [1.0, 1.0])])
-    rows = curves.paired(study, study["arms"][1], "step")
+    rows = Lines(study).gains("step")
     assert column(rows, "gain") == [1.0, 0.0]
     assert column(rows, "low") == column(rows, "high") == [None, None]
 
@@ -147,7 +115,7 @@ def test_difference_at_equal_seconds_compares_what_each_had_by_then() -> None:
     base = [curve(0, [0, 10], [10, 0])]
     fast = [curve(0, [0, 5], [10, 0])]
     study = small(base=base, arm=fast)
-    rows = curves.paired(study, study["arms"][1], "step")
+    rows = Lines(study).gains("step")
     x = np.array(column(rows, "x"))
     assert x[-1] == 5
     assert column(rows, "gain") == pytest.approx(x, abs=1e-3)  # (10 - x) - (10 - 2x)

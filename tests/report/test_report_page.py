@@ -319,7 +319,8 @@ def test_every_chart_on_the_page_can_be_drawn(page: Page) -> None:
     assert {name for spec in charts["specs"].values() for name in spec["tables"]} == set(charts["tables"])
     for key in ("curves/flops/log", "difference/tokens", "sensitivity/4/*.lr.peak", "seeds/4", "cost"):
         spec = dict(charts["specs"][key])
-        spec["datasets"] = {name: charts["tables"][name] for name in spec.pop("tables")}
+        columns = {name: charts["tables"][name] for name in spec.pop("tables")}
+        spec["datasets"] = {name: [dict(zip(one, row)) for row in zip(*one.values())] for name, one in columns.items()}
         svg = vl_convert.vegalite_to_svg(spec | {"width": 400}, config=charts["themes"]["dark"])
         assert svg.count("<path") > 8, key
 

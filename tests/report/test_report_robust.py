@@ -11,7 +11,7 @@ from html_reader import Page
 from study_fixture import EVIL
 
 from regimes.report import figures, render, write
-from regimes.report.facts import normal
+from regimes.report.normal import normal
 
 MINIMAL = {
     "schema": 1,

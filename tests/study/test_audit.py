@@ -1,5 +1,6 @@
 """An audit of real runs: every standing, the intervals, and re-runs that can be typed as they are printed."""
 
+import itertools
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from scipy import stats
 import regimes as rg
 from regimes.cli import group
 from regimes.core.errors import DeclarationError, ResumeError
+from regimes.study.audit import reruns
 from regimes.study.earlier import PRICE
 
 MARGIN = 0.001
@@ -258,3 +260,38 @@ def test_a_study_that_tuned_or_looked_is_told_as_it_was_judged(tmp_path):
         study = rg.compare(rg.workloads.load("quadratic"), arms, out=tmp_path / name, **asked, **more)
         (one,) = [c for c in rg.audit(tmp_path / name, differ=1).comparisons if c["seeds"]]
         assert one["comparison"] == study.to_dict()["arms"][1]["comparison"]
+
+
+def worth(new, made, left, price):
+    cost = math.fsum(price[run] for run in new)
+    return -sum(runs <= made | new for runs in left.values()) / max(cost, 1e-9), cost
+
+
+def greedy_by_counting_all(needs, price):
+    """Each time the runs that settle most comparisons per second, every comparison counted anew."""
+    made, left, found = set(), dict(needs), []
+    while left:
+        worths = {place: worth(runs - made, made, left, price) for place, runs in left.items()}
+        new = left[min(left, key=worths.get)] - made
+        made |= new
+        settled = [place for place, runs in left.items() if runs <= made]
+        found.append((new, settled))
+        left = {place: runs for place, runs in left.items() if place not in settled}
+    return found
+
+
+def test_the_order_of_re_runs_is_that_of_counting_every_comparison_anew():
+    rng, shared = np.random.default_rng(0), 0
+    for _ in range(300):
+        arms, price = [f"arm-{i}" for i in range(rng.integers(2, 7))], {}
+        needs = {}
+        for place, (one, other) in enumerate(itertools.combinations(arms, 2)):
+            seeds = range(int(rng.integers(0, 3)), int(rng.integers(3, 6)))
+            runs = {(0, name, seed) for name in (one, other) for seed in seeds if rng.random() < 0.8}
+            if runs:
+                needs[place] = runs
+                price |= {run: float(rng.choice([1.0, 2.0, 0.5])) for run in runs}
+        found = list(reruns._greedy(needs, price))
+        assert found == greedy_by_counting_all(needs, price)
+        shared += any(len(settled) > 1 for _, settled in found)
+    assert shared > 100

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from regimes.study.drawing import binned, braille, si, sparkline
+from regimes.study.drawing import braille, highest, si, sparkline
 
 
 def dots(lines):
@@ -38,9 +38,9 @@ def test_a_constant_is_a_level_line(value, row):
     assert dots(braille([value] * 5, 4, 2)) == {x: {row} for x in range(8)}
 
 
-def test_bins_average_and_pass_over_what_is_not_finite():
-    assert binned([1.0, 3.0, math.nan, 5.0, math.inf, math.nan], 3) == [2.0, 5.0, 5.0]
-    assert binned([], 4) == []
+def test_blocks_show_the_highest_and_pass_over_what_is_not_finite():
+    assert highest([1.0, 3.0, math.nan, 5.0, math.inf, math.nan], 3) == [3.0, 5.0, 5.0]
+    assert highest([], 4) == []
     assert sparkline([], 4) == ""
     assert sparkline([1.0, 1.0], 2) == "██"
 
@@ -54,3 +54,9 @@ def test_amounts():
         "346 M",
         "7.00 P",
     ]
+
+
+def test_a_spike_of_one_step_is_the_highest_block():
+    values = [1.0] * 10_000
+    values[7_777] = 5.0
+    assert [place for place, block in enumerate(sparkline(values, 48)) if block == "█"] == [7_777 * 48 // 10_000]

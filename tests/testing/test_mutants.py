@@ -38,6 +38,9 @@ RESUMES = ("resumes bitwise", "resumes bitwise with lag and micro-batches")
 SEAM = "resumes bitwise over a carried seam"
 
 
+STACKED = "stacked is as alone"
+
+
 def caught_by(*names):
     """Declare which checks have to fail; all others have to pass."""
 
@@ -138,7 +141,7 @@ class Greedy(Controller):
 # -- schedules -------------------------------------------------------------------------------------------
 
 
-@caught_by("is a pure function of progress", "warms up from zero", *RESUMES)
+@caught_by("is a pure function of progress", "warms up from zero", *RESUMES, STACKED)
 class Jumpy(PlainRate):
     def curve(self, x):
         return self.peak * (1.0 + 1e-3 * next(COUNTER))
@@ -188,7 +191,7 @@ class Hoarder(Uniform):
         return Draw((np.arange(n) + count) % ctx.view.size, cursor)
 
 
-@caught_by("draws the same again", *RESUMES, SEAM)
+@caught_by("draws the same again", *RESUMES, SEAM, STACKED)
 class Careless(Uniform):
     def draw(self, state, cursor, n, ctx):
         return Draw(np.random.randint(ctx.view.size, size=n), cursor)
@@ -304,6 +307,19 @@ class Descent(Optimizer):
         return state
 
 
+@caught_by(STACKED)
+class Sprawling(Descent):
+    """Looks at the memory around its parameters, which in a stack is that of others."""
+
+    def apply(self, parameters, gradients):
+        for p, g in zip(parameters.values(), gradients):
+            p.add_(g, alpha=-self.lr * p.numel() * p.element_size() / p.untyped_storage().nbytes())
+
+    def step(self, state, parameters, evaluate):
+        with torch.no_grad():
+            return super().step(state, parameters, evaluate)
+
+
 @caught_by("writes after its last evaluation", "leaves a skipped step untouched")
 class Hasty(Descent):
     single_evaluation = False
@@ -341,7 +357,7 @@ class Pretender(Descent):
 MOMENTUM = {}
 
 
-@caught_by(*RESUMES, SEAM, "takes a schedule for every knob")
+@caught_by(*RESUMES, SEAM, "takes a schedule for every knob", STACKED)
 class Global(Descent):
     @torch.no_grad()
     def step(self, state, parameters, evaluate):
@@ -383,7 +399,7 @@ class ByPlace(Descent):
         return state
 
 
-@caught_by("has a pure init", *RESUMES, SEAM, "takes a schedule for every knob")
+@caught_by("has a pure init", *RESUMES, SEAM, "takes a schedule for every knob", STACKED)
 class Noisy(Descent):
     def init(self, parameters):
         return {"slots": {name: torch.randn(p.shape) for name, p in parameters.items()}}
@@ -393,7 +409,7 @@ class Noisy(Descent):
         return state
 
 
-@caught_by("has a state of plain values", *RESUMES, SEAM)
+@caught_by("has a state of plain values", *RESUMES, SEAM, STACKED)
 class Exotic(Descent):
     def init(self, parameters):
         return {"names": set(parameters)}
@@ -403,7 +419,7 @@ class Exotic(Descent):
         return state
 
 
-@caught_by("moves the weights")
+@caught_by("moves the weights", STACKED)
 class Everything(Descent):
     def step(self, state, parameters, evaluate):
         model = evaluate.run.model
@@ -538,7 +554,7 @@ class Unit(GradTransform):
         return tuple(g / g.norm() for g in gradients)
 
 
-@caught_by("transforms gradients in form", *RESUMES, SEAM)
+@caught_by("transforms gradients in form", *RESUMES, SEAM, STACKED)
 class Dice(GradTransform):
     def apply(self, state, gradients, ctx):
         return tuple(g + 0.01 * torch.from_numpy(np.random.randn(*g.shape)).to(g) for g in gradients)
@@ -562,7 +578,7 @@ class Jitter(Augment):
         return x + self.std * torch.randn(x.shape, generator=generator), y
 
 
-@caught_by("augments in form", *RESUMES, "takes a schedule for every knob")
+@caught_by("augments in form", *RESUMES, "takes a schedule for every knob", STACKED)
 class Shaky(Jitter):
     def apply(self, state, batch, generator):
         return super().apply(state, batch, torch.Generator().manual_seed(random.randrange(1000)))
@@ -575,7 +591,7 @@ class Doubling(Jitter):
         return [x, y]
 
 
-@caught_by("augments in form", "leaves a skipped step untouched")
+@caught_by("augments in form", "leaves a skipped step untouched", STACKED)
 class Noting(Jitter):
     def init(self):
         return {"batches": 0}
@@ -590,7 +606,7 @@ class Hardest(Selector):
         return (units.values >= units.values.median()).to(units.values)
 
 
-@caught_by("has a value before any signal", "leaves a skipped step untouched")
+@caught_by("has a value before any signal", "leaves a skipped step untouched", STACKED)
 class Drifting(Controller):
     def init(self):
         return {"reads": 0}

@@ -187,7 +187,7 @@ def continued_by(command: str) -> Iterator[None]:
 
 def facts_before(folder: Any) -> dict[str, Any]:
     """Return what study.json in a folder says, nothing where there is none."""
-    from regimes.study.folders import told_by
+    from regimes.core.files import told_by
 
     return told_by(Path(folder) / "study.json")
 
@@ -238,7 +238,7 @@ def advice_of(study: Any) -> list[str]:
         return []
     if any(arm["failed"] for arm in facts["arms"]):
         return []  # a note says what failed
-    metric, one = facts["metric"], next(iter(sorted((study.folder / "runs").glob("*"))), study.folder)
+    metric, one = facts["metric"], min((study.folder / "runs").glob("*"), default=study.folder)
     if all(arm["cost"]["steps"] for arm in facts["arms"]):
         return [
             f"{metric} is a number in no run, although they trained to the end: look at how it is computed on this "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from regimes.cli import common
 def command(root: str, everything: bool, as_json: bool) -> None:
     """List the runs below a folder.
 
-    What stands on disk is told, index or not; `regimes index` makes it quick for thousands. Runs of studies are
-    counted, a line per study; --all lists them, and --json always does. [default: runs]
+    What stands on disk is told, index or not. Runs of studies are counted, a line per study; --all lists them, and --json
+    always does. [default: runs]
     """
     from regimes.core.errors import ResumeError
     from regimes.study import folders, places
@@ -69,7 +70,5 @@ def _counted(rows: list[dict[str, Any]]) -> str:
 
 
 def _relative(path: str, root: str) -> str:
-    try:
-        return str(Path(path).relative_to(root))
-    except ValueError:
-        return path
+    lead = os.path.join(Path(root), "")
+    return path.removeprefix(lead)

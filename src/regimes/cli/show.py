@@ -79,17 +79,19 @@ def _show_component(name: str, as_json: bool) -> None:
     click.echo("\n" + atlas.docstring(entry))
 
 
-def _show_run(folder: Path, as_json: bool) -> None:
-    from regimes.core.files import read_json
-    from regimes.engine import records
-    from regimes.engine.index import facts_of
-    from regimes.study.drawing import sparkline
-    from regimes.study.folders import standing
+#: Of the line that a run's losses are drawn as.
+_BLOCKS = 48
 
-    declared = read_json(folder / "run.json")
-    facts: dict[str, Any] = facts_of(declared, folder)
-    if facts["status"] != "finished":
-        facts |= standing(folder, declared.get("options", {}).get("give_up", 10))
+
+def _show_run(folder: Path, as_json: bool) -> None:
+    from regimes.core.errors import ResumeError
+    from regimes.core.files import read_json
+    from regimes.engine import records, standing
+    from regimes.study.drawing import sparkline
+
+    declared, facts = read_json(folder / "run.json"), standing.facts_of(folder)
+    if facts is None:
+        raise ResumeError(f"{folder / 'run.json'} is no file of ours")
     rows, said = records.read(folder)
     losses = [row["loss"] for row in rows if isinstance(row.get("loss"), int | float)]
     facts |= {"steps_recorded": len(rows), "seconds": records.seconds(folder), "notes": said}
@@ -104,7 +106,9 @@ def _show_run(folder: Path, as_json: bool) -> None:
         click.echo(f"  a fork of {lineage['folder']} at step {lineage['at']}, of which the records up to there are")
     if losses:
         drawn = [math.log(loss) for loss in losses] if min(losses) > 0 else losses
-        click.echo(f"  loss {losses[0]:.4g} {sparkline(drawn, 48)} {losses[-1]:.4g}   {facts['seconds']:.1f} s")
+        line = f"  loss {losses[0]:.4g} {sparkline(drawn, _BLOCKS)} {losses[-1]:.4g}   {facts['seconds']:.1f} s"
+        shown = f"; a block shows the highest of {len(losses) / _BLOCKS:.3g} steps" if len(losses) > _BLOCKS else ""
+        click.echo(line + shown)
     if facts["metrics"]:
         click.echo(f"  {common.numbers(facts['metrics'])}")
     if facts["skipped"]:

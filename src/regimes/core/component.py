@@ -200,8 +200,6 @@ class Stateful(Component):
     weight_slots: ClassVar[tuple[str, ...]] = ()
     #: Fields that say how long a trial is: before anything is spent it is seen that the phase can count them.
     trial_lengths: ClassVar[tuple[str, ...]] = ()
-    #: True where replicas may be stacked (same formula for a leading axis).
-    stackable: ClassVar[bool] = False
 
     def parts(self) -> Iterator[tuple[str, Stateful]]:
         """Yield (name, part) for each component-valued field, members of tuples as ``name.0``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from regimes.core.component import observes
+from regimes.core.permutation import WHOLE
 from regimes.ejection.text import Lines, call, literal
 from regimes.samplers import Reshuffle
 
@@ -29,6 +30,7 @@ class Data:
         self.by_hand = (
             type(facts.sampler) is Reshuffle
             and len(sources) == 1
+            and self.size <= WHOLE
             and not sources[0].draws
             and not self._goes_on()
             and not self._waits()

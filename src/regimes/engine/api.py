@@ -18,7 +18,7 @@ from regimes.core.duration import Duration, seconds
 from regimes.core.errors import DeclarationError, Interrupted, show
 from regimes.core.kinds import Probe
 from regimes.core.regime import Regime
-from regimes.engine import distributed, following, index, records
+from regimes.engine import bursts, distributed, following, index, records
 from regimes.engine.folder import Folder
 from regimes.engine.identity import identity
 from regimes.engine.observation import Observer
@@ -56,6 +56,9 @@ class Session:
         #: Whether there are steps to be made.
         self.training = False
         self._marked = 0, 0
+        #: Whether somebody looks at every step when it has been made.
+        self.looked_at = True
+        self._pace = bursts.Pace()
         self._tells: Sequence[Callable[[Record], None]] = ()
         #: The time that the run takes; where several share the machine, its share.
         self.clock: Callable[[], float] = time.perf_counter
@@ -87,10 +90,20 @@ class Session:
         """Yield one record a step until the run is finished or stopped."""
         with self.opened(), stopped_by_signals([self] if self.folder is not None else []):
             while self.training:
-                self.observer.before()
-                record = self.note(self.run.step())
-                yield record
+                for record in self._steps():
+                    yield self.note(record)
                 self.settle()
+
+    def _steps(self) -> list[Record]:
+        """Make one step, or where nobody looks on as many as take a moment, with their bookkeeping ahead."""
+        most = 0 if self.looked_at or self.observer.probes else self._pace.most
+        began = time.perf_counter()
+        made = bursts.burst(self.run, most, lambda run: self.pauses()) if most > 1 else []
+        if not made:
+            self.observer.before()
+            made = [self.run.step()]
+        self._pace.note(time.perf_counter() - began, len(made))
+        return made
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
@@ -124,6 +137,7 @@ class Session:
             if self.world.first:
                 stack.callback(folder.unlock)
             if self.writer is not None:
+                stack.callback(index.update, folder.path)
                 stack.callback(self.writer.close)
             folder.saved()
 
@@ -172,10 +186,10 @@ class Session:
     def _open(self) -> bool:
         assert self.folder is not None
         folder, run = self.folder, self.run
-        declared, content = None, identity(run) if self.content is None else self.content
+        content = identity(run) if self.content is None else self.content
         distributed.check_same(self.world, content)
         if self.world.first:
-            declared = folder.begin(run, self.options["workload_spec"], _plain_options(self.options), content)
+            folder.begin(run, self.options["workload_spec"], _plain_options(self.options), content)
         self.world.wait()
         if folder.result is not None:
             return False
@@ -185,19 +199,8 @@ class Session:
         if self.world.first:
             self.writer = records.RecordWriter(folder.path, self.clock)
             self.writer.cut(0 if tree is None else tree["records_bytes"])
-            self._index("running", declared)
         self.world.wait()
         return True
-
-    def _index(self, status: str, declared: dict[str, Any] | None = None, **facts: Any) -> None:
-        assert self.folder is not None
-        if declared is not None:
-            facts |= index.facts_of(declared, self.folder.path)
-        index.update(
-            self.folder.path.parent,
-            self.folder.path,
-            **(facts | {"status": status, "step": self.run.frame.step}),
-        )
 
     def _mark(self) -> tuple[int, int]:
         run = self.run
@@ -222,8 +225,6 @@ class Session:
         if self.folder is None:
             raise Interrupted(f"stopped {where}; without out= nothing was kept", self.stop_code)
         self.folder.saved()
-        if self.world.first:
-            self._index("stopped")
         raise Interrupted(f"stopped {where}; continue with: regimes resume {self.folder.path}", self.stop_code)
 
     def _finish(self) -> None:
@@ -239,7 +240,6 @@ class Session:
         self.folder.finish(
             self.run, {"metrics": metrics, **totals, "skipped": skipped, "work": work, "seams": self.run.seams}
         )
-        self._index("finished", metrics=metrics)
 
 
 @contextlib.contextmanager
@@ -482,6 +482,7 @@ def run(
         track=track,
     )
     session, kept = Session(workload, regime, seed, options), []
+    session.looked_at = False
     began = time.perf_counter()
     with _bar(session.run, progress if session.world.first else False) as tick:
         for record in session.records():

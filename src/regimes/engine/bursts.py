@@ -2,16 +2,25 @@
 
 Between two steps of which somebody wants to know something, an open-loop regime reads schedules, draws plans and moves
 its position by the declaration alone. Done for many steps in a row this costs a third of what it costs between
-tensors, which empty the caches.
+tensors, which empty the caches. The bits are those of single steps (`regimes.engine.step`); a step that is not as
+foreseen is left to it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
+
+from regimes.core.errors import DeclarationError, UserCodeError
 from regimes.core.progress import Progress
+from regimes.engine import arithmetic
+from regimes.engine.evaluator import Evaluation, Foreseen
+from regimes.engine.forwards import Unaddressed
 from regimes.engine.plan import Plan
 from regimes.engine.step import Begun, Record, draw
 
@@ -20,7 +29,7 @@ class Ahead(NamedTuple):
     """One step ahead of a run, and where the run stands after it."""
 
     begun: Begun
-    tokens: int
+    foreseen: Foreseen
     counters: Progress
     cursor: dict[str, Any]
     plans: tuple[Plan, ...]
@@ -48,7 +57,7 @@ def plain(run: Any) -> bool:
     )
 
 
-def ahead(run: Any, most: int, tokens: Callable[[int], int | None], last: Callable[[Any], bool]) -> list[Ahead]:
+def ahead(run: Any, most: int, last: Callable[[Any], bool]) -> list[Ahead]:
     """Return the next steps of a run; the run itself stays where it is.
 
     They end before a step after which there is something to measure, or the phase is over.
@@ -58,8 +67,6 @@ def ahead(run: Any, most: int, tokens: Callable[[int], int | None], last: Callab
     run : Run
         Whose phase is `plain`.
     most : int
-    tokens : callable
-        Tokens of a step of so many samples; None where it is not known.
     last : callable
         ``last(run)``, asked where the run would stand after a step: whether the step has to be the last.
     """
@@ -71,19 +78,21 @@ def ahead(run: Any, most: int, tokens: Callable[[int], int | None], last: Callab
         while len(found) < most:
             at, plan = run.position, ghost.plans[0]
             samples = len(plan)
-            count = tokens(samples)
-            if count is None or any(run.validation.is_due(needed, samples, count) for needed in (True, False)):
+            foreseen = run.foreseen.get(samples)
+            if foreseen is None or any(
+                run.validation.is_due(needed, samples, foreseen.tokens) for needed in (True, False)
+            ):
                 break
             knobs = phase.step_knobs.values(run.states["knobs"], at) | plan.knobs
             begun = Begun(run, at, plan, knobs, phase.substitute(knobs), None)
             ghost.cursor = ghost.plans.pop(0).cursor
-            ghost.advance(samples, count)
+            ghost.advance(samples, foreseen.tokens)
             run.locate()
             if run.consumed >= end:
                 break
             while len(ghost.plans) < phase.declaration.lag + 1:
                 ghost.plans.append(draw(run))
-            found.append(Ahead(begun, count, ghost.counters(), ghost.cursor, tuple(ghost.plans)))
+            found.append(Ahead(begun, foreseen, ghost.counters(), ghost.cursor, tuple(ghost.plans)))
             if last(run):
                 break
     finally:
@@ -91,15 +100,127 @@ def ahead(run: Any, most: int, tokens: Callable[[int], int | None], last: Callab
     return found
 
 
-def commit(run: Any, steps: Sequence[Ahead], signals: Sequence[dict[str, Any]], flops: float) -> list[Record]:
-    """Move a run past steps that have been made, each of so many operations; return their records."""
+#: Steps of a burst at most, and seconds that it may take: so long a stop, a signal or a progress bar waits.
+MOST, SECONDS = 32, 0.1
+
+
+class Pace:
+    """How many steps a burst may have, by how long the last ones took."""
+
+    def __init__(self) -> None:
+        self.most = 1
+
+    def note(self, seconds: float, steps: int) -> None:
+        """Take in how long some steps took."""
+        self.most = max(1, min(MOST, int(SECONDS * steps / max(seconds, 1e-9))))
+
+
+class Answer:
+    """The evaluator of a step that has been evaluated: it answers, draws and notes.
+
+    Parameters
+    ----------
+    begun : Begun
+    evaluation : Evaluation
+        The one plain evaluation of the step.
+    """
+
+    def __init__(self, begun: Begun, evaluation: Evaluation) -> None:
+        self._begun, self._evaluation = begun, evaluation
+        self.logged: dict[str, float] = {}
+
+    def __call__(self, **asked: Any) -> Evaluation:
+        """Return the evaluation."""
+        return self._evaluation
+
+    def rng(self, name: str) -> torch.Generator:
+        """Return a torch generator at the start of this step's stream `name`."""
+        return self._begun.run.rule_generator(name, self._begun.plan.step)
+
+    def log(self, name: str, value: float) -> None:
+        """Write a number of the rule's own into the step's record."""
+        self.logged[name] = float(value)
+
+
+def update(begun: Begun, loss: float, gradients: tuple[Tensor, ...]) -> dict[str, Any]:
+    """Make the update of a step from its loss and gradients; return its signals."""
+    run = begun.run
+    answer = Answer(begun, Evaluation(loss, gradients))
+    run.states["optimizer"] = begun.live.optimizer.step(run.states["optimizer"], run.parameters, answer)
+    return answer.logged | {"loss": loss}
+
+
+def burst(run: Any, most: int, last: Callable[[Any], bool]) -> list[Record]:
+    """Make up to so many steps of a run; none where its next step is for `Run.step`.
+
+    Parameters
+    ----------
+    run : Run
+    most : int
+    last : callable
+        As of `ahead`.
+    """
+    if not plain(run) or not alone(run):
+        return []
+    made: list[dict[str, Any]] = []
+    steps = ahead(run, most, last)
+    before = run.forward.callers_state()
+    try:
+        for step in steps:
+            found = _evaluated(step)
+            if found is None:
+                break
+            made.append(update(step.begun, *found))
+    finally:
+        run.forward.give_back(before)
+    return commit(run, steps[: len(made)], made) if made else []
+
+
+def alone(run: Any) -> bool:
+    """Whether a run's steps are evaluated in one piece, by one process, by one plain evaluation."""
+    declared = run.phase.declaration
+    return (
+        run.world.size == 1
+        and declared.selector is None
+        and declared.optimizer.single_evaluation
+        and declared.optimizer.uses_gradients
+        and declared.micro_batch is None
+        and not run.read.asks
+        and run.read.random_access
+        and run.forward.draws is False
+    )
+
+
+def _evaluated(step: Ahead) -> tuple[float, tuple[Tensor, ...]] | None:
+    """Loss and gradients of a step; None, and nothing has changed, where it is not as foreseen."""
+    begun, run, plan = step.begun, step.begun.run, step.begun.plan
+    run.forward.step = plan.step
+    buffers = run.buffers.begin()
+    try:
+        losses = run.forward(begun.live, run.read(plan, run.streams, 0), 0, True)
+        if losses.weights is None and plan.weights is None and len(losses.values) == step.foreseen.tokens:
+            value, mass = arithmetic.weighted_sum(losses.values, None, None)
+            run.held = ()
+            gradients = tuple(run.gradients(losses.values, None))
+            if math.isfinite(value) and arithmetic.divide_(gradients, mass):
+                run.held = gradients
+                buffers.leave(first=True)
+                return value / mass, gradients
+    except (UserCodeError, DeclarationError, Unaddressed, torch.OutOfMemoryError):
+        pass  # the single step meets it again, and says what it is
+    buffers.restore()
+    return None
+
+
+def commit(run: Any, steps: Sequence[Ahead], signals: Sequence[dict[str, Any]]) -> list[Record]:
+    """Move a run past steps that have been made; return their records."""
     after, frame = steps[-1], run.frame
     names = ("step", "samples", "tokens", "phase_step", "phase_samples", "phase_tokens")
     for name, value in zip(names, after.counters):
         setattr(frame, name, value)
     frame.cursor, frame.plans, frame.skipped_in_a_row = after.cursor, list(after.plans), 0
-    for _ in steps:  # added one by one, as step by step: sums are then the same to the bit
-        run.work.charge(flops, beside=False)
+    for step in steps:  # added one by one: sums are then the same to the bit
+        run.work.charge(step.foreseen.flops, beside=False)
     run.work.samples += sum(len(step.begun.plan) for step in steps)
     run.work.steps += len(steps)
     frame.spent = run.work.spent - run.work.before_phase

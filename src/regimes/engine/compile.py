@@ -111,10 +111,10 @@ class CompiledPhase:
         self.controllers: dict[str, Controller] = {}
         self.specs: dict[str, Spec] = {}
         self._bind()
-        data = [path for path in self.specs if path.split(".")[0] in DATA_SLOTS]
+        data = {path: path.split(".")[0] in DATA_SLOTS for path in self.specs}
         self.data_knobs, self.step_knobs = (
-            _Knobs(self, data),
-            _Knobs(self, [p for p in self.specs if p not in data]),
+            _Knobs(self, [path for path, is_data in data.items() if is_data]),
+            _Knobs(self, [path for path, is_data in data.items() if not is_data]),
         )
         self._check_cadence()
         self.proposing = [name for name, part in self.parts() if proposes(part)]

@@ -46,6 +46,13 @@ class Evaluation(NamedTuple):
     finite: bool = True
 
 
+class Foreseen(NamedTuple):
+    """What every step of so many samples has, where all their units count the same: tokens, and operations."""
+
+    tokens: int
+    flops: float
+
+
 class Ready(NamedTuple):
     """What several runs' forwards and backwards, made together, found for one of them.
 
@@ -290,6 +297,8 @@ class Evaluator:
                 norm = arithmetic.norm(gradients) / max(mass, 1e-30)
             tree.add(gradients)
         flops = 0.0 if run.flops is None else run.flops.evaluation(run, live, batch, grad, len(losses.values))
+        if grad and weights is None and own is None and len(self.sizes) == 1:
+            run.foreseen[self.sizes[0]] = Foreseen(part.tokens, flops)
         return part._replace(flops=flops, norm=norm)
 
     def found(

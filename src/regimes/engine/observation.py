@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from regimes.core.duration import Duration
 from regimes.core.errors import DeclarationError
 from regimes.core.kinds import Probe
+from regimes.core.permutation import permutation
 from regimes.core.randomness import Streams, seed32
 from regimes.core.unit_losses import UnitLosses
 from regimes.engine.plan import Plan
@@ -181,7 +182,7 @@ class Observer:
     def _fixed_batches(self, count: int, size: int) -> list[Any]:
         run = self.run
         refuse_sequential(run.workload, "probes")
-        order = Streams(run.seed).rng("probe", "batches").permutation(run.view.size)
+        order = permutation(run.view.size, Streams(run.seed).rng("probe", "batches"))
         size = min(size, len(order))
         count = min(count, len(order) // size)
         return [

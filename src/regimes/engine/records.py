@@ -9,10 +9,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from regimes.core.errors import ResumeError
-from regimes.engine.step import Record
+
+if TYPE_CHECKING:  # what is recorded needs torch, what is read does not
+    from regimes.engine.step import Record
 
 BATCH = 64
 _encode = json.JSONEncoder(separators=(", ", ": ")).encode
@@ -24,6 +26,7 @@ def line(record: Record) -> str:
     Examples
     --------
     >>> from regimes.core.progress import Progress
+    >>> from regimes.engine.step import Record
     >>> line(Record(Progress(step=3, samples=24, tokens=24), "main", {"optimizer.lr": 0.1}, {"loss": float("inf")}))
     '{"step": 3, "phase": "main", "samples": 24, "tokens": 24, "knobs": {"optimizer.lr": 0.1}, "loss": "inf"}'
     """

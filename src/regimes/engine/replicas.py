@@ -18,7 +18,7 @@ from regimes.core.randomness import kept
 from regimes.core.unit_losses import UnitLosses
 from regimes.engine import arithmetic, bursts
 from regimes.engine.buffers import Buffers
-from regimes.engine.evaluator import Evaluation, Evaluator, Ready
+from regimes.engine.evaluator import Evaluator, Foreseen, Ready
 from regimes.engine.parts import Part
 from regimes.engine.plan import Plan
 from regimes.engine.rows import Rows
@@ -61,9 +61,8 @@ class Stack:
         self._forward = StackedForward([run.model for run in runs], leaves | frozen)
         for run in runs:
             run.buffers = Buffers(run.model)
-        #: By batch size: operations of a step, and its units where the loss gives all the same weight.
+        #: Operations of a micro-batch, by its size.
         self._flops: dict[int, float] = {}
-        self._units_of: dict[int, int] = {}
         try:
             self._verify()
         except Exception as why:
@@ -132,28 +131,18 @@ class Stack:
         """
         if not all(bursts.plain(run) for run in self.runs):
             return [[] for _ in self.runs]
-        tables = [bursts.ahead(run, most, self._tokens, last) for run in self.runs]
+        tables = [bursts.ahead(run, most, last) for run in self.runs]
         made: list[list[dict[str, Any]]] = [[] for _ in self.runs]
         for steps in zip(*tables):
             losses = self._plain_step([step.begun for step in steps])
             if losses is None:
                 break
             for place, step in enumerate(steps):
-                answer = _Answer(step.begun, Evaluation(losses[place], self.rows.views[place]))
-                run = step.begun.run
-                run.states["optimizer"] = step.begun.live.optimizer.step(
-                    run.states["optimizer"], run.parameters, answer
-                )
-                made[place].append(answer.logged | {"loss": losses[place]})
-        flops = self._flops.get(len(tables[0][0].begun.plan), 0.0) if made[0] else 0.0
+                made[place].append(bursts.update(step.begun, losses[place], self.rows.views[place]))
         return [
-            bursts.commit(run, table[: len(signals)], signals, flops) if signals else []
+            bursts.commit(run, table[: len(signals)], signals) if signals else []
             for run, table, signals in zip(self.runs, tables, made)
         ]
-
-    def _tokens(self, samples: int) -> int | None:
-        """Tokens of a step of so many samples, once one has been made and its operations counted."""
-        return self._units_of.get(samples) if samples in self._flops or self.runs[0].flops is None else None
 
     def _plain_step(self, begun: Sequence[Begun]) -> list[float] | None:
         """Evaluate one step of every run; return the losses. None, and nothing has changed, if it is not a plain one."""
@@ -173,7 +162,7 @@ class Stack:
         if (
             not each
             or any(found.weights is not None for found in losses)
-            or len(losses[0].values) != self._tokens(size)
+            or (len(losses[0].values) != begun[0].run.foreseen[size].tokens)
         ):
             raise _Differ
         sums = values.detach().view(len(begun), -1).sum(1).tolist()
@@ -219,7 +208,8 @@ class Stack:
         elif each:
             sums = values.detach().view(len(begun), -1).sum(1).tolist()
         if each and len(begun[0].evaluate.sizes) == 1 and all(found.weights is None for found in losses):
-            self._units_of[size] = len(losses[0].values)
+            for one in begun:
+                one.run.foreseen[size] = Foreseen(len(losses[0].values), counted)
         for place, (one, found, (weights, mine)) in enumerate(zip(begun, losses, own)):
             if sums is None:
                 value, mass = arithmetic.weighted_sum(found.values, weights, mine)
@@ -273,7 +263,8 @@ class Stack:
             def parted(value: Any) -> Any:
                 return value.unflatten(0, (count, size)) if isinstance(value, Tensor) else value
 
-            return pytree.tree_map(parted, (args, kwargs, target))
+            inputs = [_each(parted, value) for value in args], {n: _each(parted, v) for n, v in kwargs.items()}
+            return *inputs, _each(parted, target)
         return _stacked([split(one.evaluate.batches()[number][2]) for one in begun])
 
     def _rowwise(self, begun: Sequence[Begun]) -> bool:
@@ -292,7 +283,7 @@ class Stack:
         count = len(begun)
         losses = [_loss_of(one.run, one.live) for one in begun]
         if losses[0].separable and all(loss == losses[0] for loss in losses[1:]):
-            whole = losses[0].per_unit(*pytree.tree_map(lambda t: t.flatten(0, 1), (output, targets)))
+            whole = losses[0].per_unit(_each(_merged, output), _each(_merged, targets))
             found = _parted(whole, count, size)
             if found is not None:
                 return found, whole.values.reshape(-1), True
@@ -339,6 +330,7 @@ class Stack:
         finally:
             for run, account in zip(self.runs, flops):
                 run.flops = account
+                run.foreseen.clear()  # its operations were not counted
             for buffer, value in buffers:
                 buffer.copy_(value)
 
@@ -347,31 +339,20 @@ class _Differ(Exception):
     """The batches of a step differ in form: they are not stacked."""
 
 
-class _Answer:
-    """The evaluator of a step that has been evaluated: it answers, draws and notes."""
-
-    def __init__(self, begun: Begun, evaluation: Evaluation) -> None:
-        self._begun, self._evaluation = begun, evaluation
-        self.logged: dict[str, float] = {}
-
-    def __call__(self, **asked: Any) -> Evaluation:
-        """Return the one plain evaluation of the step."""
-        return self._evaluation
-
-    def rng(self, name: str) -> torch.Generator:
-        """Return a torch generator at the start of this step's stream `name`."""
-        return self._begun.run.rule_generator(name, self._begun.plan.step)
-
-    def log(self, name: str, value: float) -> None:
-        """Write a number of the rule's own into the step's record."""
-        self.logged[name] = float(value)
-
-
 def _ended(begun: Begun) -> Record | BaseException:
     try:
         return end(begun)
     except (Exception, SystemExit) as why:
         return why
+
+
+def _each(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """The value with every tensor in it replaced; most are one tensor, and a tree costs 20 us."""
+    return function(value) if isinstance(value, Tensor) else pytree.tree_map(function, value)
+
+
+def _merged(stacked: Tensor) -> Tensor:
+    return stacked.flatten(0, 1)
 
 
 def _add(one: Tensor, other: Tensor) -> None:

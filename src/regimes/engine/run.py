@@ -18,6 +18,7 @@ from regimes.engine import ahead, arithmetic, diagnose, distributed, seam, trees
 from regimes.engine.buffers import Buffers, load_into, state_of
 from regimes.engine.compile import CompiledPhase, compile_regime, epochs
 from regimes.engine.distributed import World
+from regimes.engine.evaluator import Foreseen
 from regimes.engine.forwards import Forward, Unaddressed
 from regimes.engine.frames import Frame
 from regimes.engine.reading import Reader
@@ -175,6 +176,7 @@ class Run:
         self.parameters = seam.phase_parameters(self.model, declared, self.view)
         self.trained = list(self.parameters.values())
         self._leaves = arithmetic.Leaves(self.trained)
+        self.foreseen: dict[int, Foreseen] = {}
         self.buffers = Buffers(self.model)
         self.keep_units = "units" in needs
         self.keep_weights = "weights" in needs

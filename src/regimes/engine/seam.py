@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from regimes.core.errors import DeclarationError, nearest, show
 from regimes.core.kinds import TransformResult
+from regimes.core.permutation import permutation
 from regimes.engine import trees
 from regimes.engine.buffers import Slot, slots
 from regimes.engine.plan import Plan
@@ -92,7 +93,7 @@ def _batches(run: Any, place: int) -> Iterator[Any]:
     refuse_sequential(run.workload, f"on_entry.{place}")
     while True:
         size = min(run.view.size, 64)
-        indices = run.streams.rng("on_entry", place, number).permutation(run.view.size)[:size]
+        indices = permutation(run.view.size, run.streams.rng("on_entry", place, number))[:size]
         plan = Plan(number, indices, None, None, {}, {}, {})
         yield run.read(plan)
         number += 1

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from regimes.core.errors import Interrupted
+from regimes.engine import bursts
 from regimes.engine.api import Session, stopped_by_signals
 from regimes.engine.replicas import Record
-from regimes.engine.together import BURST, LARGEST, Together
+from regimes.engine.together import LARGEST, Together
 
 #: Seconds between two words of how far all are.
 OFTEN = 1.0
@@ -91,7 +92,7 @@ def _trained(opened: dict[Session, contextlib.ExitStack], largest: int) -> Itera
     by_run = {session.run: session for session in opened}
     together = Together(list(by_run), largest)
     told = time.perf_counter()
-    most = BURST if not any(session.observer.probes for session in opened) else 0
+    most = 1 if any(session.observer.probes for session in opened) else bursts.MOST
     while together.running:
         began, stopped = time.perf_counter(), None
         steps = list(together.steps(most, lambda run: by_run[run].pauses(), lambda run: by_run[run].observer.before()))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from regimes.engine.batched import RULES
 from regimes.engine.buffers import slots
@@ -55,7 +56,7 @@ class StackedForward:
         seeds : callable
             Returns the seed of every replica's forward; asked only if something is drawn.
         """
-        key = tuple(value.shape if isinstance(value, Tensor) else None for value in (*args, *kwargs.values()))
+        key = tuple([leaf.shape if isinstance(leaf, Tensor) else None for leaf in pytree.tree_leaves((args, kwargs))])
         if key not in self._looks:
             self._looks[key] = self._look(args, kwargs)
         seen = self._looks[key]
@@ -80,13 +81,15 @@ class StackedForward:
         drawn: Sequence[Tensor],
         mode: Callable[[Sequence[Tensor]], AbstractContextManager[Any]],
     ) -> Any:
-        tensors = tuple(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        flat, form = pytree.tree_flatten((args, kwargs))
+        tensors = tuple([leaf for leaf in flat if isinstance(leaf, Tensor)])
 
         def one(leaves: Any, buffers: Any, inputs: Any, masks: Any) -> Any:
             self._put(leaves, buffers)
             rest = iter(inputs)
-            own = [next(rest) if isinstance(value, Tensor) else value for value in args]
-            named = {name: next(rest) if isinstance(value, Tensor) else value for name, value in kwargs.items()}
+            own, named = pytree.tree_unflatten(
+                [next(rest) if isinstance(leaf, Tensor) else leaf for leaf in flat], form
+            )
             with mode(masks):
                 return self.model(*own, **named)
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from regimes.engine import memory
+from regimes.engine import bursts, memory
 from regimes.engine.replicas import Stack
 from regimes.engine.stackable import Unstackable, form, why_not
 from regimes.engine.step import Record
 
-#: Steps of a run that are made at once, at most.
-BURST = 32
 #: Runs in a stack, at most.
 LARGEST = 64
 
@@ -33,6 +32,7 @@ class Together:
         self.alone: list[Any] = []
         #: Why runs are not stacked, in words, as often as it was met.
         self.reasons: list[str] = []
+        self._pace = bursts.Pace()
         self._group(runs)
 
     def _group(self, runs: Iterable[Any]) -> None:
@@ -62,7 +62,7 @@ class Together:
 
     def steps(
         self,
-        most: int = BURST,
+        most: int = bursts.MOST,
         last: Callable[[Any], bool] = lambda run: False,
         before: Callable[[Any], None] = lambda run: None,
     ) -> Iterator[tuple[Any, list[Record] | BaseException]]:
@@ -71,20 +71,24 @@ class Together:
         Parameters
         ----------
         most : int
-            Steps of a run at once, at most; 0 where somebody looks at every step.
+            Steps of a run at once, at most; 1 where somebody looks at every step.
         last : callable
             ``last(run)``, asked where a run stands after a step: whether the caller has something to do before the next.
         before : callable
             Called with every run before it makes a single step.
         """
         for stack in list(self.stacks):
+            began = time.perf_counter()
             try:
-                made = self._stepped(stack, most, last, before)
+                made = self._stepped(stack, min(most, self._pace.most), last, before)
             except Unstackable as why:  # from the next step on
                 self.stacks.remove(stack)
                 stack.release()
                 self._leave(stack.runs, str(why))
             else:
+                self._pace.note(
+                    time.perf_counter() - began, max((len(each) for each in made if isinstance(each, list)), default=1)
+                )
                 yield from zip(stack.runs, made)
         for run in list(self.alone):
             before(run)
@@ -94,9 +98,9 @@ class Together:
     def _stepped(
         self, stack: Stack, most: int, last: Callable[[Any], bool], before: Callable[[Any], None]
     ) -> list[list[Record] | BaseException]:
-        bursts = stack.burst(most, last) if most else [[]]
-        if bursts[0]:
-            return list(bursts)
+        several = stack.burst(most, last) if most > 1 else [[]]
+        if several[0]:
+            return list(several)
         for run in stack.runs:
             before(run)
         return [[found] if isinstance(found, Record) else found for found in stack.step()]

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from regimes.core.card import Card
-from regimes.core.component import fixed, observes
+from regimes.core.component import fixed, observes, proposes
 from regimes.core.errors import DeclarationError, nearest, show
-from regimes.core.fields import Spec, coerce_knob
+from regimes.core.fields import Spec, coerce_knob, table
 from regimes.core.kinds import Draw, DrawContext, Sampler, SourceView, State
 from regimes.core.progress import Progress
 from regimes.core.registry import register
@@ -97,7 +97,7 @@ class Mixture(Sampler):
 
     def spec(self, segment: str) -> Spec:
         """Weights are knobs."""
-        return _WEIGHT if segment in dict(self.sources) else super().spec(segment)
+        return super().spec(segment) if segment in table(type(self)) else _WEIGHT
 
     @property
     def inside(self) -> Sampler:
@@ -106,10 +106,10 @@ class Mixture(Sampler):
 
     def init(self, view: SourceView) -> State:
         """Learned memory of the inner sampler for each source; and the places of the sources in the view."""
-        names, order = self._names(view), list(view.sizes)
+        names, places = self._names(view), {name: place for place, name in enumerate(view.sizes)}
         return {
             "sources": {name: self.inside.init(view.narrow(name)) for name in names},
-            "positions": {name: order.index(name) for name in names},
+            "positions": {name: places[name] for name in names},
         }
 
     def start(self, view: SourceView, key: tuple[str | int, ...]) -> State:
@@ -124,28 +124,29 @@ class Mixture(Sampler):
         """Deal `n` to the sources, let the inner sampler draw in each, and mix."""
         names = [name for name, _ in self.sources]
         counts, credit = self._deal(cursor["credit"], n, ctx)
-        places = np.repeat([state["positions"][name] for name in names], counts)
-        sources = ctx.rng("mixture").permutation(places)
+        dealt = counts.nonzero()[0]
+        counts, names = counts[dealt], [names[place] for place in dealt.tolist()]
+        positions = [state["positions"][name] for name in names]
+        sources = ctx.rng("mixture").permutation(np.repeat(positions, counts))
         drawn, cursors, inside = {}, dict(cursor["sources"]), self.inside
-        for name, count in zip(names, counts.tolist()):
-            if count:
-                inner, begun = _narrow(ctx, name), cursors.get(name)
-                if begun is None:  # the cursor was carried from a mixture without this source
-                    begun = inside.start(inner.view, inner.key)
-                own = inside.draw(state["sources"][name], begun, count, inner)
-                drawn[state["positions"][name]], cursors[name] = own, own.cursor
-        after = {"sources": cursors, "credit": {**cursor["credit"], **credit}}
-        return _mixed(sources, drawn, after)
+        for name, position, count in zip(names, positions, counts.tolist()):
+            inner, begun = _narrow(ctx, name), cursors.get(name)
+            if begun is None:  # the cursor was carried from a mixture without this source
+                begun = inside.start(inner.view, inner.key)
+            drawn[position] = inside.draw(state["sources"][name], begun, count, inner)
+            cursors[name] = drawn[position].cursor
+        return _mixed(sources, drawn, {"sources": cursors, "credit": credit})
 
-    def _deal(self, owed: Mapping[str, float], n: int, ctx: DrawContext) -> tuple[np.ndarray, dict[str, float]]:
+    def _deal(self, owed: dict[str, float], n: int, ctx: DrawContext) -> tuple[np.ndarray, dict[str, float]]:
+        """How many each source gets, and the credits afterwards."""
         names, weights = [name for name, _ in self.sources], np.array([value for _, value in self.sources])
         if not weights.sum() > 0:
             raise DeclarationError(f"every weight is 0 at step {ctx.step}; allowed: at least one above 0", "sources")
         shares = weights / weights.sum()
         if self.random:
-            return ctx.rng("mixture-counts").multinomial(n, shares), {}
+            return ctx.rng("mixture-counts").multinomial(n, shares), owed
         counts, credit = deal(np.array([owed.get(name, 0.0) for name in names]), shares, n)
-        return counts, dict(zip(names, credit.tolist()))
+        return counts, owed | dict(zip(names, credit.tolist()))
 
     def observe(self, state: State, signals: Mapping[str, Any], at: Progress) -> State:
         """Hand every source's inner sampler the units of its own examples."""
@@ -160,6 +161,8 @@ class Mixture(Sampler):
 
     def propose(self, state: State, at: Progress) -> Trial | None:
         """The trial of the first source whose inner sampler asks for one; it serves all that do."""
+        if not proposes(self.inside):
+            return None
         proposed = (self.inside.propose(own, at) for own in state["sources"].values())
         trial = next((trial for trial in proposed if trial is not None), None)
         return None if trial is None else trial.within("sampler")
@@ -187,7 +190,9 @@ def _narrow(ctx: DrawContext, name: str) -> DrawContext:
 
 def _mixed(sources: np.ndarray, drawn: Mapping[int, Draw], cursor: State) -> Draw:
     """Put the draws of the sources in the order in which `sources` names them."""
-    where = {position: np.flatnonzero(sources == position) for position in drawn}
+    order = np.argsort(sources, kind="stable")
+    starts = np.searchsorted(sources[order], list(drawn)).tolist()
+    where = {position: order[start : start + len(own.indices)] for start, (position, own) in zip(starts, drawn.items())}
     indices = np.empty(len(sources), dtype=np.int64)
     for position, own in drawn.items():
         indices[where[position]] = own.indices

@@ -16,10 +16,11 @@ stored study alone::
        "cost": {"steps", "samples", "tokens", "flops", "side_flops", "seconds", "peak_memory" | None,
          "tuning_flops", "tuning_seconds", "ratio"},
        "curves": [{"seed", "value": [],
-         "x": {"step": [], "samples": [], "tokens": [], "flops": [], "seconds": []}}],
+         "x": {"step": [], "samples": [], "tokens": [], "flops": [], "seconds": []},
+         "low": [], "high": [], "of" (only of a curve that was thinned)}],
        "tuning": None | {"paths": [], "trials": [{"values": {}, "metric", "diverged", "chosen"}], "on_edge",
          "best_of_k": [], "advice": what would bracket the best trial | None},
-       "inside": {name: {"x": [], "value": []}}, "failures": [{"seed", "what"}],
+       "inside": {name: {"x": [], "value": [], "of" (only of one that was thinned)}}, "failures": [{"seed", "what"}],
        "absent": [seeds it was not trained on],
        "rungs": [{"seeds", "mean", "diverged", "place", "of", "stays"}] of a study that is halved}],
      "lamps": [{"name", "ok", "text", "link"}],
@@ -29,6 +30,9 @@ stored study alone::
 ``watched`` is the metric that curves and tuning trials are of: by default ``metric``, with ``val/`` for ``test/``
 (test data is read once, at the end). A tuning may also have ``chosen_values`` {path: value used}, an arm
 ``reused``, the number of its runs that were there before.
+
+A curve that was thinned says ``of`` how many points; it keeps some at equal distances, the first and the last among them,
+each with the lowest (``low``) and the highest (``high``) value since the one before. A course inside keeps its extremes.
 
 A lamp's ``link`` is one of the page's anchors: ``#trust #differs #curves #sensitivity #seeds #cost #inside
 #slices #failures #take``. Lists may be empty and what is not known may be ``None``: a section then says so.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from . import export
+from . import export, panels
 from .facts import Study, failures, others
 from .tables import bibtex, csv_table, latex_table, markdown_table, methods_paragraph
 from .text import count, duration, listing, memory, percent, times
@@ -50,7 +50,17 @@ def inside(study: Study) -> dict[str, Any]:
     return {
         "notable": [one for one in found if one["notable"]],
         "alike": [one for one in found if not one["notable"]],
+        "note": _inside_note(study),
     }
+
+
+def _inside_note(study: Study) -> str:
+    """What is drawn of long courses; empty where all of them is."""
+    courses = [course for arm in study["arms"] for course in arm["inside"].values()]
+    drawn = 2 * panels.inside_stretches(study) + 2
+    if all(course.get("of", len(course["x"])) <= min(len(course["x"]), drawn) for course in courses):
+        return ""
+    return "Lines go through the lowest and the highest value of each of equal stretches: no spike is left out."
 
 
 def notable(study: Study, name: str) -> bool:

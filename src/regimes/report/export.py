@@ -11,7 +11,9 @@ from typing import Any
 from . import charts, panels
 from .charts import Tables
 from .curves import default_unit, units
-from .facts import Study, normal, others
+from .facts import Study, others, panelled, seed_differences
+from .lines import Lines, Rows
+from .normal import normal
 from .palette import theme
 from .tuning import trials
 
@@ -30,8 +32,9 @@ def slug(text: str) -> str:
 
 
 def tuned(study: Study) -> list[tuple[int, str]]:
-    """Every (arm number, tuned path) that has trials."""
-    return [(i, path) for i, arm in enumerate(study["arms"]) if trials(arm) for path in arm["tuning"]["paths"]]
+    """(arm number, tuned path) of the arms with panels that have trials."""
+    arms = [(number, study["arms"][number]) for number in panelled(study)]
+    return [(number, path) for number, arm in arms if trials(arm) for path in arm["tuning"]["paths"]]
 
 
 def quantities(study: Study) -> list[str]:
@@ -40,10 +43,9 @@ def quantities(study: Study) -> list[str]:
 
 
 def slopes(study: Study) -> list[int]:
-    """Numbers of the arms that share at least one finished seed with the baseline."""
-    base = study["arms"][0]["values"]
-    pairs = [any(a is not None and b is not None for a, b in zip(arm["values"], base)) for arm in study["arms"]]
-    return [i for i in range(1, len(pairs)) if pairs[i]]
+    """Numbers of the arms with panels that share at least one finished seed with the baseline."""
+    arms = study["arms"]
+    return [i for i in panelled(study)[1:] if any(d is not None for d in seed_differences(study, arms[i]))]
 
 
 Draw = Callable[[Tables], Any]
@@ -52,10 +54,11 @@ Draw = Callable[[Tables], Any]
 def page_charts(study: Study) -> dict[str, Draw]:
     """Every chart of the page by key; charts with switches have a key per position of the switches."""
     found: dict[str, Draw] = {}
+    drawn = Lines(study)
     for unit in units(study):
-        found[f"curves/{unit}/linear"] = partial(charts.curves, study=study, unit=unit)
-        found[f"curves/{unit}/log"] = partial(charts.curves, study=study, unit=unit, log=True)
-        found[f"difference/{unit}"] = partial(charts.difference, study=study, unit=unit)
+        found[f"curves/{unit}/linear"] = partial(charts.curves, study=study, drawn=drawn, unit=unit)
+        found[f"curves/{unit}/log"] = partial(charts.curves, study=study, drawn=drawn, unit=unit, log=True)
+        found[f"difference/{unit}"] = partial(charts.difference, study=study, drawn=drawn, unit=unit)
     found |= {"best-of-k": partial(panels.best_of_k, study=study), "cost": partial(panels.cost, study=study)}
     for number, path in tuned(study):
         arm = study["arms"][number]
@@ -67,20 +70,22 @@ def page_charts(study: Study) -> dict[str, Draw]:
     return found
 
 
-def specifications(found: Mapping[str, Draw]) -> tuple[dict[str, Any], Tables]:
+def specifications(study: Study, found: Mapping[str, Draw]) -> tuple[dict[str, Any], Tables]:
     """Vega-Lite of every chart that has something to draw, and all their tables, each once.
 
     A specification's ``tables`` lists the names of those it reads.
     """
-    shared: Tables = {}
+    shared: Tables = Tables()
+    named: dict[int, tuple[Rows, str]] = {}
     specs = {}
     for key, draw in found.items():
-        tables: Tables = {}
+        tables = Tables(named)
         chart = draw(tables)
         if chart is not None:
             spec = chart.to_dict(validate=False)
             specs[key] = {part: spec[part] for part in spec if part not in ("config", "$schema")}
             specs[key]["tables"] = list(tables)
+            charts.fill(specs[key], study)
             shared |= tables
     return specs, shared
 
@@ -103,7 +108,7 @@ def figures(study: Study, folder: str | Path) -> list[Path]:
     study, folder = normal(study), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     found = _for_paper(study)
-    specs, tables = specifications({name: draw for name, (draw, _) in found.items()})
+    specs, tables = specifications(study, {name: draw for name, (draw, _) in found.items()})
     written = []
     for name, spec in specs.items():
         ready = _titled(spec, found[name][1]) | {"datasets": {used: tables[used] for used in spec["tables"]}}

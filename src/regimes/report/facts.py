@@ -1,155 +1,15 @@
-"""What the report reads off a study: checked input, order of arms, paired differences, who wins what."""
+"""What the report reads off a study: order of arms, paired differences, who wins what."""
 
 from __future__ import annotations
 
-import difflib
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 Study = Mapping[str, Any]
 
-SCHEMA = 1
-REQUIRED = ("name", "metric", "better", "margin", "baseline", "seeds", "sentence", "arms")
-DEFAULTS: dict[str, Any] = {
-    "created": None,
-    "command": None,
-    "decide_command": None,
-    "workload": {},
-    "equal": None,
-    "budget": None,
-    "level": 0.95,
-    "one_seed_sentence": None,
-    "lamps": [],
-    "slices": [],
-    "environment": {},
-    "citations": [],
-    "notes": [],
-    "watched": None,
-}
-ARM_DEFAULTS: dict[str, Any] = {
-    "regime": None,
-    "diff": [],
-    "schedules": [],
-    "values": [],
-    "mean": None,
-    "sd": None,
-    "comparison": None,
-    "cost": {},
-    "curves": [],
-    "tuning": None,
-    "inside": {},
-    "failures": [],
-    "reused": 0,
-    "absent": [],
-    "rungs": [],
-}
-WORKLOAD_KEYS = ("name", "parameters", "fingerprint", "scale")
-COMPARISON_KEYS = (
-    "difference",
-    "low",
-    "high",
-    "p_sign_flip",
-    "more_seeds",
-    "more_seconds",
-    "correlation",
-    "leave_one_out",
-)
-COST_KEYS = (
-    "steps",
-    "samples",
-    "tokens",
-    "flops",
-    "side_flops",
-    "seconds",
-    "peak_memory",
-    "tuning_flops",
-    "tuning_seconds",
-    "ratio",
-)
 VERDICTS = ("better", "worse", "same", "undecided", "none")
 GLYPHS = {"better": "▲", "worse": "▼", "same": "=", "undecided": "?", "none": "·"}
-
-
-def finite(value: Any) -> Any:
-    """A copy of plain data in which every number that is not finite is ``None`` (JSON has no NaN).
-
-    Examples
-    --------
-    >>> finite({"a": [1.0, float("nan")], "b": "x"})
-    {'a': [1.0, None], 'b': 'x'}
-    """
-    if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    if isinstance(value, float):  # numpy's float64 too: made plain
-        return float(value) if math.isfinite(value) else None
-    return value
-
-
-def normal(study: Study) -> dict[str, Any]:
-    """Check a study and fill what may be missing, so that everything after it can index without asking.
-
-    Parameters
-    ----------
-    study
-        The plain dict described in `regimes.report`.
-
-    Returns
-    -------
-    dict
-        A deep copy: optional keys present, ``None`` in place of NaN, the baseline as first arm.
-
-    Raises
-    ------
-    ValueError
-        Foreign schema, a missing key, an unknown direction, verdict or baseline, values that do not match
-        the seeds, two arms of one name.
-    """
-    if study.get("schema") != SCHEMA:
-        raise ValueError(f"study['schema'] is {study.get('schema')!r}; this report reads schema {SCHEMA} only")
-    missing = [key for key in REQUIRED if key not in study]
-    if missing:
-        raise ValueError(f"the study has no {missing[0]!r}; a report needs {', '.join(REQUIRED)}")
-    clean = DEFAULTS | finite(study)
-    clean |= {key: default for key, default in DEFAULTS.items() if clean[key] is None and default is not None}
-    clean["watched"] = clean["watched"] or re.sub("^test/", "val/", clean["metric"])
-    clean["workload"] = dict.fromkeys(WORKLOAD_KEYS) | clean["workload"]
-    if clean["better"] not in ("lower", "higher"):
-        raise ValueError(f"study['better'] is {clean['better']!r}; allowed: 'lower', 'higher'")
-    arms = [_normal_arm(arm, clean["seeds"]) for arm in clean["arms"]]
-    names = [arm["name"] for arm in arms]
-    if len(set(names)) < len(names):
-        raise ValueError(f"two arms are named {max(names, key=names.count)!r}; every arm needs its own name")
-    if clean["baseline"] not in names:
-        near = difflib.get_close_matches(str(clean["baseline"]), names, 1)
-        hint = f"; nearest: {near[0]!r}" if near else ""
-        raise ValueError(f"study['baseline'] is {clean['baseline']!r}, which is no arm of {names}{hint}")
-    clean["arms"] = sorted(arms, key=lambda arm: arm["name"] != clean["baseline"])
-    return clean
-
-
-def _normal_arm(arm: dict[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
-    if "name" not in arm:
-        raise ValueError(f"an arm has no 'name'; its keys are {sorted(arm)}")
-    full = ARM_DEFAULTS | arm
-    full |= {key: default for key, default in ARM_DEFAULTS.items() if full[key] is None}
-    full["values"] = full["values"] or [None] * len(seeds)
-    if len(full["values"]) != len(seeds):
-        raise ValueError(
-            f"arm {arm['name']!r} has {len(full['values'])} values for {len(seeds)} seeds; "
-            "write one per seed, null where the run diverged"
-        )
-    full["cost"] = dict.fromkeys(COST_KEYS) | full["cost"]
-    full["comparison"] = full["comparison"] or None
-    if full["comparison"] is not None:
-        verdict = full["comparison"].get("verdict")
-        if verdict not in VERDICTS:
-            raise ValueError(f"arm {arm['name']!r} has verdict {verdict!r}; allowed: {', '.join(VERDICTS)}")
-        full["comparison"] = dict.fromkeys(COMPARISON_KEYS) | full["comparison"]
-    return full
 
 
 def baseline(study: Study) -> Mapping[str, Any]:
@@ -192,6 +52,32 @@ def seed_differences(study: Study, arm: Mapping[str, Any]) -> list[float | None]
     return [None if a is None or b is None else sign(study) * (a - b) for a, b in pairs]
 
 
+#: Arms that get panels of their own: a page is read, and each panel is drawn by a script.
+PANELS = 32
+
+
+def panelled(study: Study) -> list[int]:
+    """Numbers of the arms that get panels of their own: the baseline, and those whose mean differs most from its."""
+    base = baseline(study)["mean"]
+
+    def apart(number: int) -> float:
+        mean = study["arms"][number]["mean"]
+        return -abs(mean - base) if mean is not None and base is not None else 0.0
+
+    compared = sorted(range(1, len(study["arms"])), key=apart)
+    return [0, *sorted(compared[:PANELS])]
+
+
+def panels_note(study: Study) -> str:
+    """What is said where not all arms have panels of their own; empty where they have."""
+    if len(study["arms"]) <= PANELS + 1:
+        return ""
+    return (
+        f"Drawn for {PANELS} of the {len(study['arms'])} arms: those whose mean {study['metric']} differs most from that "
+        f"of {study['baseline']}. The tables hold all."
+    )
+
+
 def influence(study: Study, arm: Mapping[str, Any]) -> str:
     """One sentence on what leaving out one seed does to the verdict.
 
@@ -214,7 +100,8 @@ def failures(study: Study) -> list[dict[str, Any]]:
     for arm in study["arms"]:
         told = {failure["seed"] for failure in arm["failures"]}
         rows += [{"arm": arm["name"], "seed": item["seed"], "what": item["what"]} for item in arm["failures"]]
-        silent = [seed for seed in study["seeds"] if seed in lost(study, arm) - told]
+        gone = lost(study, arm) - told
+        silent = [seed for seed in study["seeds"] if seed in gone]
         rows += [{"arm": arm["name"], "seed": seed, "what": "no final value"} for seed in silent]
     return rows
 

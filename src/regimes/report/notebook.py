@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from regimes.core import paths
+from regimes.core import paths, thinning
 from regimes.core.errors import DeclarationError
 from regimes.core.kinds import Schedule
 
@@ -20,6 +20,8 @@ _STYLE = (
 #: A verdict is a word and a sign, never a color alone.
 _SIGNS = {"better": "▲", "worse": "▼", "same": "=", "undecided": "?", "none": "·"}
 _WIDTH, _HEIGHT = 160, 28
+#: Of a line, two points each at most.
+_STRETCHES = 100
 
 
 class Html(str):
@@ -53,7 +55,7 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> Html:
 
 
 def curve(values: Sequence[float], label: str) -> Html:
-    """Return a line through the finite values, drawn in the color of the text.
+    """Return a line through the finite values, drawn in the color of the text; of many, through their extremes.
 
     Parameters
     ----------
@@ -62,15 +64,18 @@ def curve(values: Sequence[float], label: str) -> Html:
     label : str
         What a screen reader says.
     """
-    finite = [value for value in values if math.isfinite(value)]
+    finite = [(place, value) for place, value in enumerate(values) if math.isfinite(value)]
     if not finite:
         return Html("")
-    low, high = min(finite), max(finite)
+    heights = [value for _, value in finite]
+    low, high = min(heights), max(heights)
     last = max(len(values) - 1, 1)
+    kept = thinning.extremes(heights, _STRETCHES)
+    if len(kept) < len(finite):
+        label += f", the lowest and the highest of each of {_STRETCHES} stretches"
     points = " ".join(
         f"{1 + place / last * (_WIDTH - 2):.1f},{_HEIGHT - 2 - _share(value, low, high) * (_HEIGHT - 4):.1f}"
-        for place, value in enumerate(values)
-        if math.isfinite(value)
+        for place, value in (finite[at] for at in kept)
     )
     return Html(
         f'<svg width="{_WIDTH}" height="{_HEIGHT}" role="img" aria-label="{escape(label)}">'
@@ -152,18 +157,13 @@ def run_html(result: Any) -> str:
     losses = [row["loss"] for row in result.records if isinstance(row.get("loss"), int | float)]
     rows: list[list[Any]] = [[name, f"{value:.5g}"] for name, value in result.metrics.items()]
     if losses:
-        rows.append(["training loss", curve(_thinned(losses, 200), f"from {losses[0]:.3g} to {losses[-1]:.3g}")])
+        rows.append(["training loss", curve(losses, f"from {losses[0]:.3g} to {losses[-1]:.3g}")])
     where = f"; {result.folder}" if result.folder else ""
     return page(
         paragraph(f"{result.workload.name}, seed {result.seed}: {result.steps} steps, {result.seconds:.3g} s{where}"),
         table([f"at the {result.weights} weights", ""], rows),
         *[paragraph(f"note: {note}", soft=True) for note in result.notes],
     )
-
-
-def _thinned(values: Sequence[float], count: int) -> list[float]:
-    step = max(1, len(values) // count)
-    return list(values[::step])
 
 
 # -- studies -----------------------------------------------------------------------------------------------------

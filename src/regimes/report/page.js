@@ -41,11 +41,17 @@
   const checked = (name) => document.querySelector(`input[name="${name}"]:checked`)?.value;
   const shown = () => all('input[name="arm"]:checked').map((box) => book.arms[Number(box.value)]);
 
+  const rows = (columns) => {
+    const names = Object.keys(columns);
+    const first = columns[names[0]] ?? [];
+    return first.map((_, place) => Object.fromEntries(names.map((name) => [name, columns[name][place]])));
+  };
+
   const specification = (chart) => {
     const key = chart.dataset.chart.replace("{x}", checked("x")).replace("{y}", checked("y"));
     if (!book.specs[key]) return null;
     const { tables, ...spec } = structuredClone(book.specs[key]);
-    spec.datasets = Object.fromEntries(tables.map((name) => [name, book.tables[name]]));
+    spec.datasets = Object.fromEntries(tables.map((name) => [name, rows(book.tables[name])]));
     for (const param of spec.params ?? []) if (param.name === "shown") param.value = shown();
     return spec;
   };

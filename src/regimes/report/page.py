@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from . import appendix, export, sections
-from .facts import Study, lost, normal
+from .facts import Study, lost, panels_note
 from .forest import forest, slices
+from .normal import normal
 from .palette import ARMS, MODES, css_variables, theme
 from .text import decimals, percent, plain
 from .tuning import trials
@@ -48,10 +49,10 @@ def render(study: Study) -> str:
     """
     study = normal(study)
     script = _file("page.js")
-    specs, tables = export.specifications(export.page_charts(study))
+    specs, tables = export.specifications(study, export.page_charts(study))
     payload = {
         "specs": specs,
-        "tables": tables,
+        "tables": {name: _columns(rows) for name, rows in tables.items()},
         "themes": {mode: theme(mode) for mode in MODES},
         "arms": [arm["name"] for arm in study["arms"]],
     }
@@ -68,6 +69,7 @@ def render(study: Study) -> str:
             forest=forest(study),
             slices=slices(study),
             tried=max(len(trials(arm)) for arm in study["arms"]),
+            panels_note=panels_note(study),
             **{name: getattr(room, name)(study) for room, names in SECTIONS.items() for name in names},
             anchors=sections.ANCHORS,
             figures=specs,
@@ -116,6 +118,12 @@ def write(study: Study, path: str | Path) -> Path:
         beside.unlink(missing_ok=True)
         raise
     return target
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Rows by column: a third of the text, and a fraction of it where it is compressed."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 @functools.cache

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from regimes.core.thinning import envelope
+
 from . import tuning
-from .charts import SIGNED, Tables, color, data, names
-from .curves import envelope
+from .charts import SIGNED, Tables, color, data
+from .curves import LEAST, ROWS
 from .facts import GLYPHS, Study, baseline, others, pareto, seed_differences
 
 if TYPE_CHECKING:
@@ -56,8 +58,8 @@ def sensitivity(tables: Tables, study: Study, arm: Mapping[str, Any], path: str)
     layers = [
         alt.Chart(data(tables, tuning.hatching(panel))).mark_rule(style="hatch").encode(x, y, x2="x2:Q", y2="y2:Q"),
         alt.Chart(data(tables, panel["fit"])).mark_line(style="fit", clip=True).encode(x, y),
-        kind("trial").mark_circle(size=70, opacity=1).encode(color=color(study)),
-        kind("above").mark_point(shape=beyond, filled=True, size=70, opacity=1).encode(color=color(study)),
+        kind("trial").mark_circle(size=70, opacity=1).encode(color=color()),
+        kind("above").mark_point(shape=beyond, filled=True, size=70, opacity=1).encode(color=color()),
         kind("diverged").mark_point(style="diverged", shape=CROSS, size=90),
         dots.transform_filter("datum.chosen").mark_point(style="chosen", size=220),
     ]
@@ -86,7 +88,7 @@ def best_of_k(tables: Tables, study: Study) -> Layers | None:
             scale=alt.Scale(zero=False),
             axis=alt.Axis(format="~g"),
         ),
-        color=color(study),
+        color=color(),
         tooltip=["arm:N", "k:Q", alt.Tooltip("best:Q", format=".4~g")],
     )
     steps = chart.mark_line(interpolate="step-after", strokeWidth=2)
@@ -160,7 +162,7 @@ def cost(tables: Tables, study: Study) -> Layers | None:
         alt.Tooltip("mean:Q", format=".5~g"),
         alt.Tooltip("front:N"),
     ]
-    chart = alt.Chart(data(tables, rows)).encode(x, color=color(study), tooltip=tips)
+    chart = alt.Chart(data(tables, rows)).encode(x, color=color(), tooltip=tips)
     best = alt.Chart(data(tables, [row for row in rows if row["front"]])).encode(x)
     middle = (low + high) / 2
     right, left = f"datum.cost <= {middle}", f"datum.cost > {middle}"
@@ -175,6 +177,11 @@ def cost(tables: Tables, study: Study) -> Layers | None:
     return alt.layer(*layers, width="container", height=260)
 
 
+def inside_stretches(study: Study) -> int:
+    """Of each line of what happened inside."""
+    return max(LEAST, min(200, ROWS // (2 * len(study["arms"]))))
+
+
 def inside(tables: Tables, study: Study, name: str, titled: bool = False) -> alt.Chart:
     """One quantity of the runs' inside, a line per arm; logarithmic where it spans a factor of 30.
 
@@ -186,7 +193,7 @@ def inside(tables: Tables, study: Study, name: str, titled: bool = False) -> alt
         {"arm": arm["name"], "x": x, "value": value}
         for arm in study["arms"]
         if name in arm["inside"]
-        for x, value in envelope(arm["inside"][name]["x"], arm["inside"][name]["value"])
+        for x, value in envelope(arm["inside"][name]["x"], arm["inside"][name]["value"], inside_stretches(study))
     ]
     found = [row["value"] for row in rows]
     log = bool(found) and min(found) > 0 and max(found) / min(found) > 30
@@ -199,7 +206,7 @@ def inside(tables: Tables, study: Study, name: str, titled: bool = False) -> alt
             scale=alt.Scale(type="log" if log else "linear"),
             axis=alt.Axis(title=name if titled else None, format="~g"),
         ),
-        color=color(study),
+        color=color(),
         tooltip=["arm:N", alt.Tooltip("x:Q", format=".4~s"), alt.Tooltip("value:Q", format=".4~g")],
     ).properties(width="container", height=170)
 
@@ -230,7 +237,7 @@ def schedule(tables: Tables, study: Study, path: str) -> alt.Chart:
     return chart.encode(
         alt.X("fraction:Q", axis=alt.Axis(title="fraction of the run", format="%")),
         alt.Y("value:Q", axis=alt.Axis(title=path, format="~g")),
-        color=color(study),
+        color=color(),
     ).properties(width="container", height=200)
 
 
@@ -241,7 +248,7 @@ def forest(tables: Tables, study: Study) -> Layers | None:
     arms = [arm for arm in others(study) if arm["comparison"] and arm["comparison"]["low"] is not None]
     if not arms:
         return None
-    order = [name for name in names(study) if name in {arm["name"] for arm in arms}]
+    order = [arm["name"] for arm in arms]
     rows = [{"arm": arm["name"]} | arm["comparison"] for arm in arms]
     for row in rows:
         row["word"] = f"{GLYPHS[row['verdict']]} {row['verdict']}"

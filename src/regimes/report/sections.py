@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from regimes.core.thinning import envelope
+
 from . import curves as lines
 from . import export, tuning
-from .facts import Study, baseline, failures, influence, lost, others, seed_differences
+from .facts import Study, baseline, failures, influence, lost, others, panelled, seed_differences
 from .text import DASH, decimals, listing, plain, signed
 
 ANCHORS = {
@@ -42,6 +44,7 @@ def sentence(study: Study) -> list[tuple[str, bool]]:
 def differs(study: Study) -> list[dict[str, Any]]:
     """Per arm: its edits, and every schedule that is not the baseline's, drawn over the baseline's."""
     base = {drawn["path"]: drawn for drawn in baseline(study)["schedules"]}
+    shown = {study["arms"][number]["name"] for number in panelled(study)}
     return [
         {
             "name": arm["name"],
@@ -49,7 +52,7 @@ def differs(study: Study) -> list[dict[str, Any]]:
             "schedules": [
                 _panel(drawn, base.get(drawn["path"]))
                 for drawn in arm["schedules"]
-                if base.get(drawn["path"], {}).get("values") != drawn["values"]
+                if arm["name"] in shown and base.get(drawn["path"], {}).get("values") != drawn["values"]
             ],
         }
         for arm in others(study)
@@ -74,8 +77,8 @@ def _panel(drawn: Mapping[str, Any], base: Mapping[str, Any] | None) -> dict[str
 
     Baseline and arm share the axis unless one would be a flat line on it (rates of different optimizers).
     """
-    mine = lines.envelope(drawn["fraction"], drawn["values"])
-    theirs = lines.envelope(base["fraction"], base["values"]) if base else []
+    mine = envelope(drawn["fraction"], drawn["values"])
+    theirs = envelope(base["fraction"], base["values"]) if base else []
     top = [max((abs(v) for _, v in points), default=0) for points in (mine, theirs)]
     together = not theirs or max(top) <= 20 * min(top)
     heights = [v for _, v in mine + (theirs if together else [])] or [0.0]
@@ -106,19 +109,18 @@ def learning(study: Study) -> dict[str, Any]:
     for arm in others(study):
         cells = [_reach(lines.reach(study, arm, unit)) for unit in shown]
         early.append({"name": arm["name"], "cells": cells})
-    gone = [row for row in failures(study) if row["seed"] in _lost(study, row["arm"])]
+    missing = {arm["name"]: lost(study, arm) for arm in study["arms"]}
+    gone = [row for row in failures(study) if row["seed"] in missing[row["arm"]]]
     return {
         "units": [(unit, lines.UNITS[unit]) for unit in known],
         "unit": lines.default_unit(study),
-        "can_log": all(v is None or v > 0 for arm in study["arms"] for c in arm["curves"] for v in c["value"]),
+        "can_log": not any((curve["low"] <= 0).any() for arm in study["arms"] for curve in arm["curves"]),
+        "each": bool(lines.faint_stretches(study)),
+        "note": lines.note(study),
         "early_units": [lines.UNITS[unit] for unit in shown],
         "early": early,
         "lost": listing([f"seed {row['seed']} of {row['arm']}" for row in gone]),
     }
-
-
-def _lost(study: Study, name: str) -> set[int]:
-    return next(lost(study, arm) for arm in study["arms"] if arm["name"] == name)
 
 
 def _reach(found: Mapping[str, Any] | None) -> dict[str, str]:

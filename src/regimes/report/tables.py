@@ -8,7 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .facts import Study, left, lost, normal, others, seed_differences, trained
+from .facts import Study, left, lost, others, seed_differences, trained
+from .normal import normal
 from .text import count, decimals, interval, listing, percent, plain, price, signed, times
 
 LATEX = {

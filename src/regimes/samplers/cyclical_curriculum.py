@@ -14,6 +14,7 @@ from regimes.core.component import fixed
 from regimes.core.duration import Duration
 from regimes.core.errors import DeclarationError, RunFailed
 from regimes.core.kinds import Draw, DrawContext, Sampler, SourceView, State
+from regimes.core.permutation import Feistel, permutation
 from regimes.core.progress import Progress
 from regimes.core.randomness import philox
 from regimes.core.registry import register
@@ -201,7 +202,7 @@ class CyclicalCurriculum(Sampler):
                 cursor, members = self._next_round(cursor, ctx.view.size), None
             if members is None:
                 members = _members(state["scores"], cursor, ctx)
-            piece = members[cursor["next"] : cursor["next"] + missing]
+            piece = members[cursor["next"] : min(cursor["next"] + missing, cursor["size"])]
             pieces.append(piece)
             missing -= len(piece)
             cursor = cursor | {"next": cursor["next"] + len(piece)}
@@ -215,14 +216,12 @@ class CyclicalCurriculum(Sampler):
         return {"key": cursor["key"], "round": number, "size": size, "next": 0}
 
 
-def _members(scores: Any, cursor: State, ctx: DrawContext) -> np.ndarray:
-    """The examples of the cursor's round, in its order."""
+def _members(scores: Any, cursor: State, ctx: DrawContext) -> np.ndarray | Feistel:
+    """The examples of the cursor's round, in its order; perhaps more than there are in it."""
     generator = philox(ctx.streams.seed, *cursor["key"], "epoch", cursor["round"])
+    if scores is None or cursor["size"] == ctx.view.size:
+        return permutation(ctx.view.size, generator)
     order = generator.permutation(ctx.view.size)
-    if cursor["size"] == ctx.view.size:
-        return order
-    if scores is None:
-        return order[: cursor["size"]]
     return order[easy_first(scores.numpy()[order], cursor["size"], generator)]
 
 

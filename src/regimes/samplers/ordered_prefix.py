@@ -13,6 +13,7 @@ from regimes.core.component import fixed
 from regimes.core.duration import Duration
 from regimes.core.errors import DeclarationError
 from regimes.core.kinds import Draw, DrawContext, Sampler, SourceView, State
+from regimes.core.permutation import BLOCK, Feistel, permutation
 from regimes.core.progress import Progress
 from regimes.core.randomness import philox
 from regimes.core.registry import register
@@ -193,26 +194,31 @@ class OrderedPrefix(Sampler):
         total = ctx.view.size
         drawn = cursor["steps"] if self.over.unit == "steps" else cursor["samples"]
         whole = self.over.value * (total if self.over.unit == "epochs" else 1.0)
-        inside = self._ranks(state, cursor, ctx) < self.size(drawn / whole, total)
+        size, ranks = self.size(drawn / whole, total), self._ranks(state, cursor, ctx)
         epoch, place, pieces, missing = cursor["epoch"], cursor["next"], [], n
         order = cursor.get("cache:order")
         while missing > 0:
             if place == total:
                 epoch, place, order = epoch + 1, 0, None
             if order is None:
-                order = philox(ctx.streams.seed, *cursor["key"], "epoch", epoch).permutation(total)
-            found = place + np.flatnonzero(inside[order[place:]])[:missing]
-            pieces.append(order[found])
+                order = permutation(total, philox(ctx.streams.seed, *cursor["key"], "epoch", epoch))
+            ahead = order[place : place + min(2 * missing * total // size + 1, BLOCK)]
+            found = np.flatnonzero(ranks[ahead] < size)[:missing]
+            pieces.append(ahead[found])
             missing -= len(found)
-            place = int(found[-1]) + 1 if missing == 0 else total
+            place += int(found[-1]) + 1 if missing == 0 else len(ahead)
         after = {"epoch": epoch, "next": place, "samples": cursor["samples"] + n, "steps": cursor["steps"] + 1}
-        return Draw(np.concatenate(pieces), cursor | after | {"cache:order": order})
+        caches = {"cache:order": order} | ({"cache:ranks": ranks} if state["ranks"] is None else {})
+        return Draw(np.concatenate(pieces), cursor | after | caches)
 
-    def _ranks(self, state: State, cursor: State, ctx: DrawContext) -> np.ndarray:
+    def _ranks(self, state: State, cursor: State, ctx: DrawContext) -> np.ndarray | Feistel:
         """Place of every example in the order."""
-        if state["ranks"] is None:
-            return philox(ctx.streams.seed, *cursor["key"], "order").permutation(ctx.view.size)
-        return state["ranks"].numpy()
+        if state["ranks"] is not None:
+            return state["ranks"].numpy()
+        found = cursor.get("cache:ranks")
+        if found is not None:
+            return found
+        return permutation(ctx.view.size, philox(ctx.streams.seed, *cursor["key"], "order"))
 
 
 def _paced(pacing: str, x: float) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from regimes.core.card import Card, Claim
 from regimes.core.component import fixed, knob
 from regimes.core.kinds import Draw, DrawContext, Knob, Sampler, SourceView, State
+from regimes.core.permutation import WHOLE, Feistel, permutation
 from regimes.core.randomness import philox
 from regimes.core.registry import register
 
@@ -114,7 +115,7 @@ class RandomSubset(Sampler):
                 cursor, subset = self._next_round(cursor, ctx.view.size), None
             if subset is None:
                 subset = self._subset(cursor, ctx)
-            piece = subset[cursor["next"] : cursor["next"] + missing]
+            piece = subset.read(cursor["next"], min(cursor["next"] + missing, cursor["size"]))
             pieces.append(piece)
             missing -= len(piece)
             cursor = cursor | {"next": cursor["next"] + len(piece)}
@@ -128,15 +129,31 @@ class RandomSubset(Sampler):
         after = {"round": cursor["round"] + 1, "size": size, "next": 0, "pass": number, "place": place}
         return {"key": cursor["key"], **after}
 
-    def _subset(self, cursor: State, ctx: DrawContext) -> np.ndarray:
+    def _subset(self, cursor: State, ctx: DrawContext) -> _Subset:
         """The examples of the cursor's round, in its order."""
+        total, size = ctx.view.size, cursor["size"]
 
-        def shuffled(*address: str | int) -> np.ndarray:
-            return philox(ctx.streams.seed, *cursor["key"], *address).permutation(ctx.view.size)
+        def shuffled(n: int, *address: str | int) -> np.ndarray | Feistel:
+            return permutation(n, philox(ctx.streams.seed, *cursor["key"], *address))
 
         if self.subsets == "without_replacement":
-            return shuffled("epoch", cursor["pass"])[cursor["place"] : cursor["place"] + cursor["size"]]
+            return _Subset(shuffled(total, "epoch", cursor["pass"]), cursor["place"])
         if self.subsets == "with_replacement":
-            return shuffled("round", cursor["round"])[: cursor["size"]]
-        chosen = shuffled("subset")[: cursor["size"]]
-        return chosen[np.argsort(shuffled("order", cursor["round"])[: cursor["size"]], kind="stable")]
+            return _Subset(shuffled(total, "round", cursor["round"]), 0)
+        chosen, address = shuffled(total, "subset"), ("order", cursor["round"])
+        if total > WHOLE:
+            return _Subset(shuffled(size, *address), 0, chosen)
+        return _Subset(np.argsort(shuffled(total, *address)[:size], kind="stable"), 0, chosen)
+
+
+class _Subset(NamedTuple):
+    """What a round walks through: places of an order from `begin` on, of the chosen examples where there are such."""
+
+    order: np.ndarray | Feistel
+    begin: int
+    chosen: np.ndarray | Feistel | None = None
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Examples at the places [start, stop) of the round."""
+        piece = self.order[self.begin + start : self.begin + stop]
+        return piece if self.chosen is None else self.chosen[piece]

@@ -6,6 +6,7 @@ import numpy as np
 
 from regimes.core.card import Card
 from regimes.core.kinds import Draw, DrawContext, Sampler, SourceView, State
+from regimes.core.permutation import Feistel, permutation
 from regimes.core.randomness import philox
 from regimes.core.registry import register
 
@@ -17,10 +18,19 @@ class Reshuffle(Sampler):
     The cursor is (key, epoch, next): pi_e is drawn at the address (key, e), so a carried cursor keeps its
     permutation over a seam, and a resume in mid-epoch draws the same rest.
 
+    Of N examples up to 2^20, pi_e is the shuffle of Fisher and Yates, drawn as a whole. Above, it is a Feistel
+    permutation, computed in blocks of 4,096 places as they are walked through, whatever N is. With the least even
+    number 2 h of bits for which :math:`N \le 2^{2h}` and 64-bit words k_0 ... k_12 of the stream at (key, e), place i
+    becomes the two halves (l, r) of :math:`(i + k_0) \bmod 2^{2h}`, then for t = 1 ... 12
+
+    .. math:: (l, r) \leftarrow (r, \; l \oplus \lfloor m(r + k_t) \, / \, 2^{64 - h} \rfloor)
+
+    (m: the finalizer of splitmix64), and all of it again while the result is N or more.
+
     References
     ----------
     K. Mishchenko, A. Khaled and P. Richtárik, Random Reshuffling: Simple Analysis with Vast Improvements,
-    NeurIPS 2020, arXiv:2006.05988.
+    NeurIPS 2020, arXiv:2006.05988; of the Feistel permutation `regimes.core.permutation.Feistel`.
 
     Examples
     --------
@@ -28,6 +38,8 @@ class Reshuffle(Sampler):
     >>> drawn = preview(Reshuffle(), size=6, batches=3, n=2)
     >>> sorted(drawn[0] + drawn[1] + drawn[2])
     [0, 1, 2, 3, 4, 5]
+    >>> preview(Reshuffle(), size=10**12, batches=1, n=3)
+    [[408561349793, 311957669419, 5363247000]]
     """
 
     is_default = True
@@ -57,13 +69,13 @@ class Reshuffle(Sampler):
         return Draw(drawn, after)
 
 
-def _permutation(cursor: State, epoch: int, size: int, ctx: DrawContext) -> np.ndarray:
-    return philox(ctx.streams.seed, *cursor["key"], "epoch", epoch).permutation(size)
+def _permutation(cursor: State, epoch: int, size: int, ctx: DrawContext) -> np.ndarray | Feistel:
+    return permutation(size, philox(ctx.streams.seed, *cursor["key"], "epoch", epoch))
 
 
 def _over_the_end(
-    cursor: State, order: np.ndarray, n: int, ctx: DrawContext
-) -> tuple[np.ndarray, int, int, np.ndarray]:
+    cursor: State, order: np.ndarray | Feistel, n: int, ctx: DrawContext
+) -> tuple[np.ndarray, int, int, np.ndarray | Feistel]:
     size, epoch, place = ctx.view.size, cursor["epoch"], cursor["next"]
     pieces, missing = [order[place:]], n - (size - place)
     while missing > 0:

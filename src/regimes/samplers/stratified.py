@@ -8,6 +8,7 @@ from regimes.core.card import Card
 from regimes.core.component import fixed
 from regimes.core.errors import DeclarationError
 from regimes.core.kinds import Draw, DrawContext, Sampler, SourceView, State
+from regimes.core.permutation import permutation
 from regimes.core.randomness import philox
 from regimes.core.registry import register
 from regimes.samplers.columns import column
@@ -80,8 +81,8 @@ class Stratified(Sampler):
             while missing > 0:
                 if place not in orders:
                     address = (*cursor["key"], "class", place, "epoch", passes[place])
-                    orders[place] = philox(ctx.streams.seed, *address).permutation(members[place])
-                piece = orders[place][nexts[place] : nexts[place] + missing]
+                    orders[place] = permutation(len(members[place]), philox(ctx.streams.seed, *address))
+                piece = members[place][orders[place][nexts[place] : nexts[place] + missing]]
                 pieces.append(piece)
                 missing, nexts[place] = missing - len(piece), nexts[place] + len(piece)
                 if nexts[place] == len(members[place]):

@@ -23,6 +23,7 @@ from regimes.study.pool import Pool
 from regimes.study.queue import Queue
 from regimes.study.queues import queue_of
 from regimes.study.ranges import Range
+from regimes.study.side_by_side import side_by_side
 from regimes.study.study import Study
 from regimes.study.subject import Subject
 from regimes.study.tasks import Outcome
@@ -185,6 +186,8 @@ def compare(
         live = Live(design, name, progress)
         if workers is None:
             workers = processes(subject, arms, design.runs).number
+        for group in side_by_side(subject, arms, timed=False) if isinstance(subject, Own) and design.runs > 1 else ():
+            live.say(str(group))
         queue = queue_of(design, subject, arms, workers, limit, live.say)
         # A command is sent as it is; what builds a workload of ours needs the engine, and torch with it.
         made = (_made, (make, options)) if make is not None and isinstance(workload, Workload) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import numbers
 import re
@@ -261,10 +262,11 @@ def _ranges(tune: Any, trials: Any) -> dict[str, Range]:
 
 
 def _twins(arms: Mapping[str, Any]) -> list[str]:
-    names = list(arms)
+    alike: dict[Any, list[str]] = {}
+    for name, declared in arms.items():
+        alike.setdefault(declared.hash, []).append(name)
     return [
         f"arms '{first}' and '{second}' are declared the same: one run serves both"
-        for place, first in enumerate(names)
-        for second in names[place + 1 :]
-        if arms[first].hash == arms[second].hash
+        for names in alike.values()
+        for first, second in itertools.combinations(names, 2)
     ]

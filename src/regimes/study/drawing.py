@@ -11,13 +11,15 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
-def binned(values: Sequence[float], count: int) -> list[float]:
-    """Return at most `count` means of consecutive finite values; a bin without any repeats the one before.
+def highest(values: Sequence[float], count: int) -> list[float]:
+    """Return the highest of the finite values in at most `count` equal stretches; one without any repeats the one before.
+
+    Not their mean: a spike of a single step would be lost in it.
 
     Examples
     --------
-    >>> binned([1.0, 3.0, float("nan"), 5.0], 2)
-    [2.0, 5.0]
+    >>> highest([1.0, 3.0, float("nan"), 5.0], 2)
+    [3.0, 5.0]
     """
     count = min(count, len(values))
     found: list[float] = []
@@ -25,7 +27,7 @@ def binned(values: Sequence[float], count: int) -> list[float]:
         part = values[place * len(values) // count : (place + 1) * len(values) // count]
         finite = [value for value in part if math.isfinite(value)]
         if finite:
-            found.append(math.fsum(finite) / len(finite))
+            found.append(max(finite))
         elif found:
             found.append(found[-1])
     return found
@@ -39,15 +41,15 @@ def _levels(values: Sequence[float], count: int) -> list[int]:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """Return a line of blocks, the lowest value lowest.
+    """Return a line of blocks, the lowest value lowest; where there are more values than blocks, the `highest`.
 
     Examples
     --------
     >>> sparkline([0.0, 1.0, 2.0, 3.0], 4)
     '▁▃▆█'
     """
-    means = binned(values, width)
-    return "".join(_BLOCKS[level] for level in _levels(means, len(_BLOCKS))) if means else ""
+    shown = highest(values, width)
+    return "".join(_BLOCKS[level] for level in _levels(shown, len(_BLOCKS))) if shown else ""
 
 
 def braille(values: Sequence[float], width: int, height: int) -> list[str]:

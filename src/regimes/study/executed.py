@@ -16,6 +16,7 @@ from regimes.engine.identity import key
 from regimes.engine.result import RunResult
 from regimes.engine.sessions import Ended, train
 from regimes.engine.workload import Workload
+from regimes.study.courses import inside_rows
 from regimes.study.tasks import Outcome, Task, UnderWay
 
 
@@ -101,7 +102,7 @@ def _outcome(task: Task, session: Session, reused: bool) -> Outcome:
         task,
         found.metrics,
         _curve(rows, found),
-        rows[:: max(1, len(rows) // 100)],
+        inside_rows(rows),
         found.work.state(),
         len(rows),
         found.tokens,

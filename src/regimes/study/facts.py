@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from regimes.core.errors import RegimesError
-from regimes.study import statistics
+from regimes.study import courses, statistics
 from regimes.study.arms import Arm
 from regimes.study.choice import choose
 from regimes.study.earlier import to_decide
@@ -18,9 +18,6 @@ from regimes.study.judge import number, repeats
 from regimes.study.sentences import lamps, one_seed_sentence, sentence
 from regimes.study.subject import Described
 from regimes.study.tasks import Outcome
-
-#: What a record holds beside training loss and probes.
-_POSITION = {"step", "phase", "samples", "tokens", "knobs", "skipped", "examples", "layer"}
 
 
 def facts_of(
@@ -31,6 +28,7 @@ def facts_of(
     described = subject.facts(design.budget)
     told = {arm.name: subject.arm_facts(arm.chosen, base.chosen) for arm in arms}
     cited = {source: text for found in told.values() for source, text in found.pop("citations", {}).items()}
+    points = courses.most_points(arms)
     facts = {
         "schema": 1,
         "name": name,
@@ -54,7 +52,7 @@ def facts_of(
         "looks": None if design.looks is None else list(design.looks.sizes),
         "seeds": list(design.seeds),
         "trials": design.trials,
-        "arms": [_arm_facts(design, arm, base, subject) | told[arm.name] for arm in arms],
+        "arms": [_arm_facts(design, arm, base, subject, points) | told[arm.name] for arm in arms],
         "slices": _slices(design, arms, base),
         "environment": subject.environment(),
         "citations": [{"name": named, "source": source} for named, source in sorted(cited.items())],
@@ -70,7 +68,7 @@ def facts_of(
     return facts
 
 
-def _arm_facts(design: Any, arm: Arm, base: Arm, subject: Any) -> dict[str, Any]:
+def _arm_facts(design: Any, arm: Arm, base: Arm, subject: Any, points: int) -> dict[str, Any]:
     run = set(arm.seeds)
     by_seed = dict(zip(arm.seeds, arm.values(design.metric)))
     values = [by_seed.get(seed, math.nan) for seed in design.seeds]
@@ -86,9 +84,9 @@ def _arm_facts(design: Any, arm: Arm, base: Arm, subject: Any) -> dict[str, Any]
         "comparison": arm.comparison,
         "rungs": arm.rungs,
         "cost": _cost(arm, base),
-        "curves": [_curve(o, design.metric) for o in arm.outcomes if o.curve],
+        "curves": [courses.curve(o, design.metric, points) for o in arm.outcomes if o.curve],
         "tuning": _tuning(design, arm, subject),
-        "inside": _inside(arm),
+        "inside": courses.inside(arm),
         "diverged": sum(not o.failed and not math.isfinite(by_seed[o.task.seed]) for o in lost),
         "not_a_number": len(arm.outcomes) - len(lost),
         "failed": len(arm.failed),
@@ -138,22 +136,6 @@ def _flops(arm: Arm) -> float | None:
     return None if None in parts else sum(part for part in parts if part is not None)
 
 
-def _curve(outcome: Outcome, metric: str) -> dict[str, Any]:
-    name = metric if any(metric in row for row in outcome.curve) else "val/" + metric.split("/", 1)[-1]
-    rows = [row for row in outcome.curve if name in row]
-    steps = [row["step"] + 1 for row in rows]
-    x: dict[str, Any] = {"step": steps}
-    for unit in ("samples", "tokens"):
-        if all(unit in row for row in rows):
-            x[unit] = [row[unit] for row in rows]
-    if outcome.steps and "flops" in outcome.work:
-        x["flops"] = [outcome.work["flops"] / outcome.steps * step for step in steps]
-    if outcome.steps and outcome.seconds is not None:
-        x["seconds"] = [outcome.seconds / outcome.steps * step for step in steps]
-    values = [row[name] if isinstance(row[name], int | float) else None for row in rows]
-    return {"seed": outcome.task.seed, "x": x, "value": values}
-
-
 def _tuning(design: Any, arm: Arm, subject: Any) -> dict[str, Any] | None:
     if not design.trials:
         return None
@@ -196,23 +178,6 @@ def _advice(arm: Arm) -> str:
     return "tune over another range: no trial ended in a number"
 
 
-def _inside(arm: Arm) -> dict[str, Any]:
-    """Courses of the first seed's run: training loss, and what probes measured."""
-    if not arm.outcomes or not arm.outcomes[0].inside:
-        return {}
-    rows = arm.outcomes[0].inside
-    names = [n for row in rows for n in row if n not in _POSITION and not n.startswith(("val/", "test/"))]
-    out = {}
-    for name in dict.fromkeys(names):
-        kept = [row for row in rows if isinstance(row.get(name), int | float)]
-        if kept:
-            out["training loss" if name == "loss" else name] = {
-                "x": [row["tokens"] for row in kept],
-                "value": [row[name] for row in kept],
-            }
-    return out
-
-
 def _slices(design: Any, arms: list[Arm], base: Arm) -> list[dict[str, Any]]:
     split, _, rest = design.metric.partition("/")
     if not rest or "/" in rest or not base.outcomes or not design.paired:
@@ -226,9 +191,9 @@ def _slices(design: Any, arms: list[Arm], base: Arm) -> list[dict[str, Any]]:
 
 
 def _slice(design: Any, arms: list[Arm], base: Arm, name: str) -> dict[str, Any]:
-    gains = {}
+    gains, theirs = {}, set(base.seeds)
     for arm in (arm for arm in arms if arm is not base and arm.comparison is not None):
-        seeds = [seed for seed in arm.seeds if seed in set(base.seeds)]
+        seeds = [seed for seed in arm.seeds if seed in theirs]
         gain = statistics.improvement(arm.values(name, seeds), base.values(name, seeds), design.better)
         if np.isfinite(gain).all():
             gains[arm.name] = gain

@@ -43,7 +43,8 @@ def compared(design: Any, arm: Arm, base: Arm, comparisons: int) -> dict[str, An
     comparisons : int
         Size of the family over which the intervals are simultaneous.
     """
-    seeds = [seed for seed in arm.seeds if seed in set(base.seeds)]
+    theirs = set(base.seeds)
+    seeds = [seed for seed in arm.seeds if seed in theirs]
     if design.paired and (not seeds or (design.looks is not None and len(seeds) not in design.looks.sizes)):
         return None
     luck = _tuning_luck(design, arm), _tuning_luck(design, base)

@@ -106,9 +106,12 @@ class Live:
             f"gap to {self.design.baseline}",
         ):
             made.add_column(column)
-        finals = {name: self._finals(outcomes, name) for name in self.design.names}
+        by_arm: dict[str, list[Any]] = {name: [] for name in self.design.names}
+        for outcome in outcomes:
+            by_arm.setdefault(outcome.task.arm, []).append(outcome)
+        finals = {name: self._finals(mine) for name, mine in by_arm.items()}
         for name in self.design.names:
-            trials = [o for o in outcomes if o.task.arm == name and o.task.trial is not None]
+            trials = [o for o in by_arm[name] if o.task.trial is not None]
             best = _best([o.metrics.get(self.design.tuning_metric, math.nan) for o in trials], self.design.better)
             tuning = f"{len(trials)}/{self.design.trials}" + (f"  best {best:.4f}" if best is not None else "")
             values = list(finals[name].values())
@@ -116,11 +119,9 @@ class Live:
             made.add_row(name, tuning, f"{len(values)}/{len(self.design.seeds)}", mean, self._gap(finals, name))
         return made
 
-    def _finals(self, outcomes: Sequence[Any], name: str) -> dict[int, float]:
-        mine = [
-            o for o in outcomes if o.task.arm == name and o.task.trial is None and not o.task.chooses and not o.failed
-        ]
-        return {o.task.seed: o.metrics.get(self.design.metric, math.nan) for o in mine}
+    def _finals(self, outcomes: Sequence[Any]) -> dict[int, float]:
+        ended = [o for o in outcomes if o.task.trial is None and not o.task.chooses and not o.failed]
+        return {o.task.seed: o.metrics.get(self.design.metric, math.nan) for o in ended}
 
     def _gap(self, finals: dict[str, dict[int, float]], name: str) -> str:
         base = finals[self.design.baseline]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from regimes.core.errors import DeclarationError, show
-from regimes.study.folders import told_by
+from regimes.core.files import told_by
 from regimes.study.intervals import paired_interval
 from regimes.study.subject import Described
 from regimes.study.verdicts import improvement

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
 from regimes.core.errors import nearest
-from regimes.study.folders import told_by
+from regimes.core.files import told_by
+from regimes.study import folders
 
 SUFFIXES = (".yaml", ".yml", ".py")
 
@@ -32,7 +34,7 @@ def _instead(path: str | Path) -> str:
     if is_study(place):
         return f"it is a study's folder; look at it with: regimes show {place}; go on with: {study_command(place)}"
     if place.is_dir():
-        if next(place.rglob("run.json"), None) is not None:
+        if next(folders.runs(place), None) is not None:
             return f"it is a folder of runs; list them with: regimes runs {place}"
         return "it is a folder without runs"
     if place.is_file():
@@ -47,7 +49,7 @@ def is_study(place: Path) -> bool:
 
 def study_command(place: Path) -> str:
     """The command that goes on with a study, as its folder knows it."""
-    for file in (place / "study.json", *place.glob("runs/*/run.json")):
+    for file in itertools.chain([place / "study.json"], place.glob("runs/*/run.json")):
         command = told_by(file).get("command")
         if isinstance(command, str):
             return command

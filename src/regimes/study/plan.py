@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from rich.text import Text
@@ -252,6 +252,8 @@ class ComparisonPlan:
         In all, tuning included.
     detectable : float
         True improvement, in standard deviations of the paired differences, found with 80% power.
+    side_by_side : tuple of str
+        Sentences: which runs are trained together, and in how many processes.
     """
 
     arms: dict[str, Plan]
@@ -262,10 +264,11 @@ class ComparisonPlan:
     metric: str
     runs: int
     halving: str | None = None
+    side_by_side: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float | None:
-        """Estimated time of everything with one worker."""
+        """Estimated time of everything, one run after another."""
         found = [arm.seconds for arm in self.arms.values()]
         if None in found:
             return None
@@ -275,7 +278,7 @@ class ComparisonPlan:
         """Return everything as plain data."""
         own = {
             name: getattr(self, name)
-            for name in ("seeds", "trials", "detectable", "margin", "metric", "runs", "halving")
+            for name in ("seeds", "trials", "detectable", "margin", "metric", "runs", "halving", "side_by_side")
         }
         return own | {"seconds": self.seconds, "arms": {name: arm.to_dict() for name, arm in self.arms.items()}}
 
@@ -284,11 +287,12 @@ class ComparisonPlan:
             yield Text(name, style="bold")
             yield arm
             yield ""
-        took = "" if self.seconds is None else f", about {duration(self.seconds)} with one worker"
+        took = "" if self.seconds is None else f", about {duration(self.seconds)} one after another"
         each = f"{len(self.arms)} arms, {self.trials} trials and {self.seeds} seeds each"
         if self.halving:
             each = f"{self.halving}, which are judged, and the baseline, on {self.seeds} seeds of their own"
         yield f"{self.runs} runs: {each}{took}"
+        yield from self.side_by_side
         yield (
             f"an improvement of {self.detectable:.2f} standard deviations of the paired differences in {self.metric} "
             f"would be found with 80% power; verdicts are at the margin {self.margin:g}"
@@ -327,6 +331,21 @@ def plan_comparison(
     tiny = 1e-9  # the margin is in the metric's unit, the effect in standard deviations, which nobody knows yet
     found = detectable_difference(1.0, len(design.seeds), design.comparisons, design.level, tiny, 0.8)
     halving = None if design.halving is None else design.halving.words
-    return ComparisonPlan(
+    planned = ComparisonPlan(
         made, len(design.seeds), design.trials, found, design.margin, design.metric, design.runs, halving
     )
+    return replace(planned, side_by_side=tuple(_side_by_side(workload, arms, planned)))
+
+
+def _side_by_side(workload: Workload, arms: Mapping[str, Regime], planned: ComparisonPlan) -> list[str]:
+    """Which runs are trained together, and in how many processes; what was timed says how fast."""
+    from regimes.study.own import Own
+    from regimes.study.side_by_side import side_by_side
+    from regimes.study.workers import processes
+
+    own = Own(workload, {})
+    said = [str(found) for found in side_by_side(own, arms, timed=planned.seconds is not None)]
+    if planned.seconds is not None:
+        dealt = processes(own, arms, planned.runs, planned.seconds)
+        said.append(f"processes: {dealt.number} ({dealt.why})")
+    return said

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from regimes.core import display
 from regimes.core.files import write_json
-from regimes.study.arms import Arm
-from regimes.study.facts import facts_of
-from regimes.study.judge import judge
-from regimes.study.one_run import Lender
-from regimes.study.subject import Described
+
+if TYPE_CHECKING:  # a study that is read needs nothing of what made it, torch least of all
+    from regimes.study.arms import Arm
+    from regimes.study.one_run import Lender
+    from regimes.study.subject import Described
 
 
 class Study:
@@ -37,6 +37,9 @@ class Study:
         noise: Lender | None = None,
     ) -> Study:
         """Judge finished arms; `noise` lends to what has one run each."""
+        from regimes.study.facts import facts_of
+        from regimes.study.judge import judge
+
         judge(design, arms)
         for arm in arms:
             if noise is not None and arm.comparison and arm.comparison["n"] < 2:

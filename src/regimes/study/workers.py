@@ -29,7 +29,7 @@ class Processes(NamedTuple):
     why: str
 
 
-def processes(subject: Any, arms: Mapping[str, Any], runs: int) -> Processes:
+def processes(subject: Any, arms: Mapping[str, Any], runs: int, seconds: float | None = None) -> Processes:
     """Return how many processes to train the runs of a study with: the cores, where that saves more than it costs.
 
     Parameters
@@ -37,6 +37,8 @@ def processes(subject: Any, arms: Mapping[str, Any], runs: int) -> Processes:
     subject : Subject
     arms : mapping of str to Regime
     runs : int
+    seconds : float, optional
+        What all runs take, one after another; default: from a few steps of each arm.
     """
     if not isinstance(subject, Own):
         return Processes(1, "what a command uses of the machine is its own affair")
@@ -45,7 +47,8 @@ def processes(subject: Any, arms: Mapping[str, Any], runs: int) -> Processes:
     cores = min(cores_here(), runs)
     if cores == 1:
         return Processes(1, "there is one core" if runs > 1 else "there is one run")
-    seconds = runs * sum(seconds_of(subject, regime) for regime in arms.values()) / len(arms)
+    if seconds is None:
+        seconds = runs * sum(seconds_of(subject, regime) for regime in arms.values()) / len(arms)
     saved = seconds * (1.0 - 1.0 / cores)
     if saved <= START:
         return Processes(

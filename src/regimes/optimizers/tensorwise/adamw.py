@@ -63,7 +63,6 @@ class AdamW(Tensorwise):
     weight_decay: Knob = knob(0.01, low=0)
 
     elementwise = True
-    stackable = True
     card = Card(
         title="Adam with decoupled weight decay",
         axes=("rates",),

@@ -51,7 +51,6 @@ class Lion(Tensorwise):
     weight_decay: Knob = knob(0.0, low=0)
 
     elementwise = True
-    stackable = True
     card = Card(
         title="The sign of an interpolated momentum",
         axes=("rates",),

@@ -64,7 +64,6 @@ class ScheduleFreeAdamW(ScheduleFree):
     weight_decay: Knob = knob(0.0, low=0)
 
     elementwise = True
-    stackable = True
     card = Card(
         title="AdamW with averaging instead of a schedule",
         axes=("rates", "phases"),

@@ -55,7 +55,6 @@ class ScheduleFreeSGD(ScheduleFree):
     weight_decay: Knob = knob(0.0, low=0)
 
     elementwise = True
-    stackable = True
     card = Card(
         title="SGD with averaging instead of a schedule",
         axes=("rates", "phases"),

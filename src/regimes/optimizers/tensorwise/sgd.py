@@ -64,7 +64,6 @@ class SGD(Tensorwise):
     nesterov: bool = fixed(False)
 
     elementwise = True
-    stackable = True
     card = Card(
         title="Gradient descent with momentum",
         axes=("rates",),

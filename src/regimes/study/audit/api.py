@@ -100,7 +100,7 @@ def _facts(root: Path, found: Gathered, judged: list[Implied], level: float) -> 
         "schema": 1,
         "folder": str(root),
         "runs": found.runs,
-        "regimes": len({run.regime.hash for group in found.groups for run in group.runs}),
+        "regimes": len({name for group in found.groups for name in group.by_name}),
         "level": level,
         "family": sum(one.comparison is not None for one in judged),
         "comparisons": [_told(one, judged) for one in ordered],

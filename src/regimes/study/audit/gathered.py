@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from regimes.core.errors import DeclarationError, ResumeError
-from regimes.core.files import read_json
+from regimes.core.files import read_json, told_by
 from regimes.core.notation import parse
+from regimes.core.paths import Difference
 from regimes.core.regime import Regime
-from regimes.engine import records
+from regimes.engine import records, standing
 from regimes.study import folders
 from regimes.study.arms import Arm
 from regimes.study.design import is_number
@@ -50,6 +51,11 @@ class PastRun:
     def seed(self) -> int:
         """Of the run."""
         return int(self.declared["identity"]["seed"])
+
+    @cached_property
+    def name(self) -> str:
+        """The hash of its regime."""
+        return self.regime.hash
 
     @property
     def kind(self) -> str:
@@ -93,36 +99,45 @@ class Group:
     @cached_property
     def varied(self) -> dict[str, str | None]:
         """Where its regimes differ from the one that was run first, and what that one has there."""
-        first, *others = {run.regime.hash: run.regime for run in self.runs}.values()
-        found = {d.path: d.old for other in others for d in first.diff(other)}
+        found = {d.path: d.old for differences in self._apart.values() for d in differences}
         return dict(sorted(found.items()))
 
-    def at(self, regime: Regime, path: str) -> str | None:
-        """What a regime has at a path that is varied."""
-        found = {d.path: d.new for d in self.runs[0].regime.diff(regime)}
-        return found.get(path, self.varied[path])
+    def at(self, name: str, path: str) -> str | None:
+        """What a regime, by its hash, has at a path that is varied."""
+        return next((d.new for d in self._apart[name] if d.path == path), self.varied[path])
+
+    @cached_property
+    def _apart(self) -> dict[str, list[Difference]]:
+        """How every regime differs from the one that was run first, by its hash."""
+        first = self.runs[0].regime
+        return {name: first.diff(runs[0].regime) for name, runs in self.by_name.items()}
+
+    @cached_property
+    def by_name(self) -> dict[str, list[PastRun]]:
+        """The runs of every regime, by its hash, the oldest first."""
+        found: dict[str, list[PastRun]] = {}
+        for run in self.runs:
+            found.setdefault(run.name, []).append(run)
+        return found
 
     def arms(self, metric: str) -> dict[str, Arm]:
         """The regimes by hash, in the order in which they were first run, with an outcome per seed, by seed as in a study."""
         made: dict[str, Arm] = {}
-        for run in self.runs:
-            name = run.regime.hash
-            arm = made.setdefault(name, Arm(name, run.regime, run.regime, [], []))
-            if run.seed not in arm.seeds:  # the same run twice is one run
-                arm.outcomes.append(_outcome(run, metric))
-        for arm in made.values():
-            arm.outcomes.sort(key=lambda outcome: outcome.task.seed)
+        for name, runs in self.by_name.items():
+            by_seed = {run.seed: run for run in reversed(runs)}  # the same run twice is one run
+            outcomes = [_outcome(run, metric) for _, run in sorted(by_seed.items())]
+            made[name] = Arm(name, runs[0].regime, runs[0].regime, outcomes, [])
         return made
 
     def of(self, arm: Arm) -> list[PastRun]:
         """The runs of an arm."""
-        return [run for run in self.runs if run.regime.hash == arm.name]
+        return self.by_name[arm.name]
 
 
 def _outcome(run: PastRun, metric: str) -> Outcome:
     value = run.metrics.get(metric, math.nan)
     return Outcome(
-        Task(run.regime.hash, run.regime, run.seed), {metric: value}, [], [], {}, None, None, run.seconds,
+        Task(run.name, run.regime, run.seed), {metric: value}, [], [], {}, None, None, run.seconds,
         str(run.declared["key"]), True,
     )  # fmt: skip
 
@@ -159,8 +174,9 @@ def gather(root: Path, trials: bool = False) -> Gathered:
     found: dict[str, Group] = {}
     left: dict[str, int] = {}
     runs: list[PastRun] = []
-    for file in root.rglob("run.json"):
-        read = past_run(file.parent, trials)
+    parsed: dict[str, Any] = {}
+    for place in folders.runs(root):
+        read = past_run(Path(place), trials, parsed)
         if isinstance(read, str):
             left[read] = left.get(read, 0) + 1
         else:
@@ -179,9 +195,9 @@ def _counted(left: dict[str, int]) -> str:
     return ", ".join(f"{count} {why}" for why, count in left.items())
 
 
-def past_run(folder: Path, trials: bool = False) -> PastRun | str:
-    """Return a run, or why it is left out."""
-    row = folders.facts_of(folder)
+def past_run(folder: Path, trials: bool = False, parsed: dict[str, Any] | None = None) -> PastRun | str:
+    """Return a run, or why it is left out; `parsed` keeps regimes by their text, as runs of many seeds share one."""
+    row = standing.facts_of(folder)
     if row is None:
         return "unreadable"
     if row["status"] not in ("finished", "diverged"):
@@ -191,8 +207,9 @@ def past_run(folder: Path, trials: bool = False) -> PastRun | str:
         return "forks"
     if row["seed"] >= TUNING_SEED and not trials:
         return "tuning trials"
+    parsed, text = {} if parsed is None else parsed, declared["regime"]
     try:
-        regime = parse(declared["regime"])
+        regime = parsed[text] = parsed[text] if text in parsed else parse(text)
     except DeclarationError:
         return "with classes of your own that are not imported here"
     if not isinstance(regime, Regime):
@@ -202,13 +219,8 @@ def past_run(folder: Path, trials: bool = False) -> PastRun | str:
 
 
 def _questions(root: Path) -> list[dict[str, Any]]:
-    found = []
-    for file in sorted(root.rglob("study.json")):
-        try:
-            found.append(read_json(file))
-        except ResumeError:
-            continue
-    return found
+    files = sorted(Path(place, "study.json") for place, names in folders.walk(root) if "study.json" in names)
+    return [question for file in files if (question := told_by(file))]
 
 
 def _apart(groups: Sequence[Group]) -> Iterable[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,12 +46,13 @@ class Implied:
     comparison: dict[str, Any] | None = None
     known: dict[str, Any] | None = None
 
-    @property
+    @cached_property
     def seeds(self) -> list[int]:
         """The seeds that both have, as the arm's were run."""
-        return [seed for seed in self.arm.seeds if seed in set(self.base.seeds)]
+        theirs = set(self.base.seeds)
+        return [seed for seed in self.arm.seeds if seed in theirs]
 
-    @property
+    @cached_property
     def changes(self) -> str:
         """Where the two differ, in words."""
         return "; ".join(f"{d.path}: {d.old} -> {d.new}" for d in self.base.declared.diff(self.arm.declared))
@@ -61,7 +63,7 @@ class Implied:
         group = self.group
         own = [d.path for d in self.base.declared.diff(self.arm.declared)]
         shared = [path for path in group.varied if not any(_overlap(path, one) for one in own)]
-        there = [f"{path} {group.at(self.base.declared, path) or 'nothing'}" for path in shared]
+        there = [f"{path} {group.at(self.base.name, path) or 'nothing'}" for path in shared]
         return ", ".join([f"{group.workload} (data {group.data})", group.budget, *there])
 
     def gains(self) -> np.ndarray:
@@ -126,7 +128,7 @@ def _of(
     group: Group, questions: Sequence[dict[str, Any]], metric: str | None, margin: float | None, better: str | None,
     level: float, differ: int,
 ) -> list[Implied]:  # fmt: skip
-    by_text = {repr(run.regime): run.regime.hash for run in group.runs}
+    by_text = {repr(runs[0].regime): name for name, runs in group.by_name.items()}
     asked = _asked(group, questions, by_text)
     named = metric or next((question["metric"] for question in asked.values()), None) or _judged_metric(group)
     arms, made = group.arms(named), list[Implied]()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,25 +70,44 @@ def propose(open_: Sequence[Implied], groups: Sequence[Group]) -> list[Rerun]:
         for place, one in enumerate(open_)
         for run in needs[place]
     }
-    made: set[Needed] = set()
-    found = []
+    return [
+        _rerun([open_[place] for place in settled], new, math.fsum(price[run] for run in new), groups)
+        for new, settled in _greedy(left, price)
+    ]
+
+
+def _greedy(needs: Mapping[int, set[Needed]], price: Mapping[Needed, float]) -> Iterator[tuple[set[Needed], list[int]]]:
+    """Yield runs to make, and what they settle: each time those that settle most per second, then those of the least price.
+
+    What a choice touches is counted again, and nothing else: there are as many comparisons as pairs of regimes.
+    """
+    left = {place: set(runs) for place, runs in needs.items()}
+    needing: dict[Needed, set[int]] = {}
+    for place, runs in left.items():
+        for run in runs:
+            needing.setdefault(run, set()).add(place)
+    cost, above, settles = dict[int, float](), dict[int, set[int]](), Counter[int]()
+
+    def count(place: int) -> None:
+        cost[place] = math.fsum(price[run] for run in left[place])
+        # Whoever makes all runs that these need settles this one, too.
+        above[place] = set.intersection(*(needing[run] for run in left[place]))
+        settles.update(above[place])
+
+    for place in left:
+        count(place)
     while left:
-        best = min(left, key=lambda place: _worth(left[place] - made, made, left, price))
-        new = left[best] - made
-        made |= new
-        settled = [place for place, runs in left.items() if runs <= made]
-        found.append(_rerun([open_[place] for place in settled], new, sum(price[run] for run in new), groups))
-        left = {place: runs for place, runs in left.items() if place not in settled}
-    return found
-
-
-def _worth(
-    new: set[Needed], made: set[Needed], left: Mapping[int, set[Needed]], price: Mapping[Needed, float]
-) -> tuple[float, float]:
-    """What new runs are worth, the least first: comparisons that they decide, per second; then their price."""
-    cost = sum(price[run] for run in new)
-    decided = sum(runs <= made | new for runs in left.values())
-    return -decided / max(cost, 1e-9), cost
+        new = left[min(left, key=lambda place: (-settles[place] / max(cost[place], 1e-9), cost[place]))]
+        touched = set().union(*(needing.pop(run) for run in new))
+        settled = [place for place in left if place in touched and left[place] <= new]
+        for place in touched:
+            settles.subtract(above.pop(place))
+            left[place] = left[place] - new
+        yield new, settled
+        for place in settled:
+            del left[place]
+        for place in touched.difference(settled):
+            count(place)
 
 
 def _needs(one: Implied, others: Sequence[Implied], groups: Sequence[Group]) -> set[Needed]:
