@@ -15,7 +15,6 @@ Usage: python benchmarks/checkpoint.py [--checkpoints 20] [--every 25] [--thread
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import multiprocessing
 import os
@@ -172,14 +171,16 @@ class Found(NamedTuple):
     stalls : list of float
     own : list of float
         The same, of the loop's thread: what it spent itself, whoever else had the cores.
-    idle, writing : list of float
-        Steps while no checkpoint is written, and while one is.
+    steps : list of float
+        Median steps.
+    meanwhile : list of float
+        Median steps while a checkpoint is written, over those while none is.
     """
 
     stalls: list[float]
     own: list[float]
-    idle: list[float]
-    writing: list[float]
+    steps: list[float]
+    meanwhile: list[float]
 
 
 def of_others() -> float:
@@ -191,23 +192,18 @@ def of_others() -> float:
     return (busy - own) / os.sysconf("SC_CLK_TCK")
 
 
-def disturbed(during: Callable[[], None]) -> bool:
-    """Whether other programs took more than a seventh of a core meanwhile."""
-    began, others = time.perf_counter(), of_others()
-    during()
-    return of_others() - others > (time.perf_counter() - began) / 7
-
-
-def undisturbed(contender: Contender, every: int, found: Found) -> None:
+def undisturbed(contender: Contender, every: int) -> Found:
     """Wait for a quiet machine and make a block, until one has had it for itself."""
-    made = Found([], [], [], [])
-    while disturbed(lambda: time.sleep(0.5)) or disturbed(functools.partial(block, contender, every, made)):
-        made = Found([], [], [], [])
-    for values, new in zip(found, made):
-        values.extend(new)
+    while True:
+        began, others = time.perf_counter(), of_others()
+        time.sleep(0.5)
+        if of_others() - others < (time.perf_counter() - began) / 7:
+            began, others, found = time.perf_counter(), of_others(), block(contender, every)
+            if of_others() - others < (time.perf_counter() - began) / 7:
+                return found
 
 
-def block(contender: Contender, every: int, found: Found) -> None:
+def block(contender: Contender, every: int) -> Found:
     """Make the steps of one block, and wait until its checkpoint is written."""
     wall, own, busy = [], [], []
     for number in range(every):
@@ -216,12 +212,12 @@ def block(contender: Contender, every: int, found: Found) -> None:
         contender.step(number == 0)
         wall.append(time.perf_counter() - began)
         own.append(time.thread_time() - spent)
-    found.stalls.append(wall[0] - statistics.median(wall[1:]))
-    found.own.append(own[0] - statistics.median(own[1:]))
-    for seconds, writing in list(zip(wall, busy))[1:]:
-        (found.writing if writing else found.idle).append(seconds)
     while contender.busy():
         time.sleep(0.005)
+    writing, idle = ([step for step, other in zip(wall[1:], busy[1:]) if other == which] for which in (True, False))
+    step = statistics.median(wall[1:])
+    ratio = [statistics.median(writing) / statistics.median(idle)] if writing and idle else []
+    return Found([wall[0] - step], [own[0] - statistics.median(own[1:])], [step], ratio)
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Found]:
@@ -239,9 +235,10 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Found]:
     found = {name: Found([], [], [], []) for name in contenders}
     for number in range(args.checkpoints + 1):
         for name in contenders if number % 2 else reversed(contenders):
-            # Of ours no checkpoint is due at the very first step: that block warms up, and begins no other's count.
-            make = undisturbed if number and args.alone else block
-            make(contenders[name], args.every, found[name] if number else Found([], [], [], []))
+            made = (undisturbed if args.alone else block)(contenders[name], args.every)
+            if number:  # at the very first step no checkpoint of ours is due: that block warms up
+                for values, new in zip(found[name], made):
+                    values.extend(new)
     end()
     return found
 
@@ -260,24 +257,26 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         found = measure(args, Path(folder))
     rows: dict[str, Any] = {}
-    for name, (stalls, own, idle, writing) in found.items():
-        rows[name] = {"stall_ms": _spread(stalls), "own_ms": _spread(own)}
-        if len(writing) > 1:
-            ratio = statistics.median(writing) / statistics.median(idle)
-            rows[name] |= {"step_ms": statistics.median(idle) * 1e3, "writing": ratio, "steps": len(writing)}
+    for name, made in found.items():
+        rows[name] = {"stall_ms": _spread(made.stalls, 1e3), "own_ms": _spread(made.own, 1e3)}
+        if made.meanwhile:
+            rows[name] |= {"step_ms": statistics.median(made.steps) * 1e3, "meanwhile": _spread(made.meanwhile)}
     if args.json:
         size = sum(t.nbytes for t in state().values()) / 2**20
-        print(json.dumps({"mib": size, "threads": args.threads, "load": os.getloadavg(), "rows": rows}))
+        print(json.dumps({"mib": size, "threads": args.threads, "rows": rows}))
         return
     print(f"stall of the loop in ms over {args.checkpoints} checkpoints, {args.threads} thread(s): median [min, max]")
     for name, row in rows.items():
         (low, middle, high), own = row["stall_ms"], row["own_ms"][1]
-        steps = f"   steps meanwhile {row['writing']:.3f}x of {row['step_ms']:.1f} ms" if "writing" in row else ""
+        steps = ""
+        if "meanwhile" in row:
+            least, ratio, most = row["meanwhile"]
+            steps = f"   steps meanwhile {ratio:.3f}x [{least:.3f}, {most:.3f}] of {row['step_ms']:.1f} ms"
         print(f"{name:32s} {middle:7.1f} [{low:.1f}, {high:.1f}]   own time {own:6.1f}{steps}")
 
 
-def _spread(seconds: list[float]) -> list[float]:
-    return [1e3 * found(seconds) for found in (min, statistics.median, max)]
+def _spread(values: list[float], scale: float = 1.0) -> list[float]:
+    return [scale * found(values) for found in (min, statistics.median, max)]
 
 
 if __name__ == "__main__":

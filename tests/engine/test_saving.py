@@ -313,6 +313,19 @@ def test_a_stop_is_said_when_the_checkpoint_is_on_disk(work, tmp_path):
     assert checkpoint.names(tmp_path / "r/checkpoints")[0] == "step-0000000013"
 
 
+@pytest.mark.usefixtures("slow")
+def test_a_session_is_stopped_when_the_checkpoint_is_on_disk(work, tmp_path):
+    session = Session.at(work, BASE, 0, lambda _: tmp_path / "r", checkpoint="10 steps")
+    with session.opened():
+        for _ in range(13):
+            session.note(session.run.step())
+            session.settle()
+        session.stop_code = 143
+        with pytest.raises(rg.Interrupted):
+            session.settle()
+        assert checkpoint.names(tmp_path / "r/checkpoints")[0] == "step-0000000013"
+
+
 def test_a_stop_whose_checkpoint_fails_is_no_stop(work, tmp_path, monkeypatch):
     sync = checkpoint.sync
     monkeypatch.setattr(checkpoint, "sync", lambda path: full(path) if "step-0000000013" in str(path) else sync(path))
