@@ -364,7 +364,9 @@ def test_indexes_are_written_anew(store, settled):
     assert folders.reindex(store) == 12
     agrees(store)
     with contextlib.closing(sqlite3.connect(store / "index.sqlite")) as connection:
-        connection.execute("UPDATE runs SET facts = CASE name WHEN 'run-1' THEN 'none' WHEN 'run-2' THEN '7' ELSE '{}' END")
+        connection.execute(
+            "UPDATE runs SET facts = CASE name WHEN 'run-1' THEN 'none' WHEN 'run-2' THEN '7' ELSE '{}' END"
+        )
         connection.commit()
     agrees(store)
 
