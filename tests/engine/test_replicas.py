@@ -19,6 +19,7 @@ from regimes.engine.stackable import Unstackable, why_not
 from regimes.engine.stacked_forward import StackedForward
 from regimes.engine.together import Together
 from regimes.testing.conformance.stacking import differences
+from regimes.testing.conformance.tiny import one_thread
 
 
 def data(seed, n=96):
@@ -39,6 +40,13 @@ def net():
 
 def plain():
     return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2)).double()
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """On tensors this small several threads only wait for each other."""
+    with one_thread():
+        yield
 
 
 NET, PLAIN = work(net), work(plain)
