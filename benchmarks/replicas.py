@@ -9,6 +9,7 @@ Usage: python benchmarks/replicas.py [--workload digits_mlp|char_lm|digits_cnn] 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import multiprocessing
 import os
@@ -94,6 +95,7 @@ def serve(inbox: Any, core: int, *given: Any) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     advance = replicas(*given)
+    gc.freeze()  # as `regimes.engine.sessions` does
     inbox.send(None)
     while (steps := inbox.recv()) is not None:
         advance(steps)

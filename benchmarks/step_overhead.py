@@ -24,6 +24,7 @@ from by_hand import loop
 from torch import nn
 
 import regimes as rg
+from regimes.engine import bursts
 from regimes.engine.api import Session
 
 
@@ -61,7 +62,7 @@ def digits() -> tuple[Any, Any, Any, dict[str, Any]]:
     work = rg.workloads.load("digits_mlp")
     source = next(iter(work.sources["train"].values()))
     inputs, targets = source.parts["0"], source.parts["1"]
-    return work, inputs, targets, {"batch": 32, "tokens": False, "per_block": 25, "peak": 1e-3}
+    return work, inputs, targets, {"batch": 32, "tokens": False, "per_block": bursts.MOST, "peak": 1e-3}
 
 
 def char_lm() -> tuple[Any, Any, Any, dict[str, Any]]:
@@ -76,6 +77,8 @@ def contenders(name: str, blocks: int, folder: Path, peers: bool) -> tuple[dict[
     """Return the contenders by name, and the steps of a block."""
     work, inputs, targets, facts = {"digits_mlp": digits, "char_lm": char_lm}[name]()
     steps = blocks * facts["per_block"] + 50
+    # A block is as long as a burst: else some blocks would pay for two, and some for none.
+    bursts.MOST = facts["per_block"]
 
     def build() -> nn.Module:
         return work.build(0)

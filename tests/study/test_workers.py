@@ -99,13 +99,13 @@ def test_interrupted_alone_the_study_ends_at_once_with_checkpoints(script):
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     said = process.communicate()[1].decode()
-    assert time.monotonic() - began < 4.0
+    assert time.monotonic() - began < 4.0, said
     assert said.rstrip().endswith("KeyboardInterrupt")
     assert "Process " not in said  # no traceback of a worker
     assert [ends_within(lock, 0.0) for lock in folder.glob("worker-*.lock")] == [True, True]
     checkpoints = list(folder.glob("study/runs/*/checkpoints/step-*"))
     assert len(checkpoints) == 12  # all are trained side by side
-    assert all(64 <= int(path.name.split("-")[1]) < 1000 for path in checkpoints)
+    assert all(0 < int(path.name.split("-")[1]) < 1000 for path in checkpoints)
 
 
 DYING = """

@@ -23,13 +23,19 @@ from regimes.engine.parts import Part
 from regimes.engine.plan import Plan
 from regimes.engine.rows import Rows
 from regimes.engine.stackable import Unstackable, refuse
-from regimes.engine.stacked_forward import StackedForward
+from regimes.engine.stacked_forward import Mode, StackedForward
 from regimes.engine.step import Begun, Record, begin, end
+from regimes.engine.traced import Attributes, Inputs, Traced, Worth
 from regimes.losses.forward import split
+
+#: Makes gradients, by leaf, of the seeds of all values.
+Backward = Callable[[Tensor], Sequence[Tensor | None]]
 
 #: How far the loss and gradient of a replica may be from those that it has alone, relative to their size.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 _AUTOCAST = 0.05
+#: What is so small beside the largest entry of all gradients is compared with that instead of with its own size.
+_ROUNDED = 1e-3
 
 
 class Stack:
@@ -59,6 +65,11 @@ class Stack:
             if name not in leaves
         }
         self._forward = StackedForward([run.model for run in runs], leaves | frozen)
+        #: By the size of a micro-batch, its graph; None where it cannot be traced.
+        self._graphs: dict[int, Traced | None] = {}
+        self._traceable = False
+        #: Whether steps are made by graphs.
+        self.worth = Worth()
         for run in runs:
             run.buffers = Buffers(run.model)
         #: Operations of a micro-batch, by its size.
@@ -75,6 +86,12 @@ class Stack:
     def whole(self) -> bool:
         """Whether every run is still in the phase in which they were stacked."""
         return all(not run.finished and run.phase is phase for run, phase in zip(self.runs, self._phases))
+
+    @property
+    def left(self) -> float:
+        """How many steps there are left of the phase, by the steps that have been made of it."""
+        run = self.runs[0]
+        return run.frame.phase_step * (run.phase.length.total - run.consumed) / max(run.consumed, 1e-12)
 
     def release(self) -> None:
         """Give every run tensors of its own; from then on each goes on alone."""
@@ -158,7 +175,7 @@ class Stack:
         size = len(begun[0].plan)
         if any(len(one.plan) != size or one.plan.weights is not None for one in begun) or not self._rowwise(begun):
             raise _Differ
-        losses, values, each = self._losses(begun, 0, 0, size)
+        losses, values, each, backward = self._losses(begun, 0, 0, size)
         if (
             not each
             or any(found.weights is not None for found in losses)
@@ -167,8 +184,8 @@ class Stack:
             raise _Differ
         sums = values.detach().view(len(begun), -1).sum(1).tolist()
         mass = float(len(losses[0].values))
-        total = self.rows.fill(arithmetic.gradient(values, arithmetic.ones(values), self._leaves))
-        if not all(map(math.isfinite, sums)) or not all(self._scaled(total, [mass] * len(begun))):
+        self.rows.fill_scaled(backward(arithmetic.ones(values)), self._scale([mass] * len(begun)))
+        if not all(map(math.isfinite, sums)) or not all(self._finite()):
             raise _Differ
         return [value / mass for value in sums]
 
@@ -182,13 +199,19 @@ class Stack:
         for number, size in enumerate(sizes):
             tree.add(self._micro_batch(begun, number, start, size, parts))
             start += size
-        finite = self._scaled(tree.total(), [math.fsum(part.mass for part in own) for own in parts])
+        scale = self._scale([math.fsum(part.mass for part in own) for own in parts])
+        torch.mul(tree.total(), scale.unsqueeze(1), out=self.rows.gradients)
+        finite = self._finite()
         return [Ready(own, views, fine) for own, views, fine in zip(parts, self.rows.views, finite)]
 
-    def _scaled(self, total: Tensor, masses: list[float]) -> list[bool]:
-        """Write the gradients, divided by every run's sum of weights; return of each whether it is finite."""
-        scale = torch.tensor([1.0 / max(mass, 1e-30) for mass in masses], dtype=total.dtype, device=total.device)
-        rows = torch.mul(total, scale.unsqueeze(1), out=self.rows.gradients)
+    def _scale(self, masses: list[float]) -> Tensor:
+        """One over every run's sum of weights."""
+        like = self.rows.gradients
+        return torch.tensor([1.0 / max(mass, 1e-30) for mass in masses], dtype=like.dtype, device=like.device)
+
+    def _finite(self) -> list[bool]:
+        """Of each run whether its gradients are finite."""
+        rows = self.rows.gradients
         # A sum that is finite says that all are; one that is not may have overflowed.
         return [
             math.isfinite(found) or bool(torch.isfinite(row).all()) for found, row in zip(rows.sum(1).tolist(), rows)
@@ -199,7 +222,7 @@ class Stack:
     ) -> Tensor:
         """Evaluate one micro-batch of every run; note its part, and return the gradients as rows."""
         counted = self._counted(begun, number)  # first: to count puts buffers back, which a graph would mind
-        losses, values, each = self._losses(begun, number, start, size)
+        losses, values, each, backward = self._losses(begun, number, start, size)
         own = [one.evaluate.weights(number, found, start) for one, found in zip(begun, losses)]
         sums, seeds = None, arithmetic.ones(values)
         if any(weights is not None for weights, _ in own):
@@ -218,7 +241,7 @@ class Stack:
             batch = None if math.isfinite(value) else one.evaluate.batches()[number][2]
             part = one.evaluate.found(number, start, batch, found, value, mass, one.run.keep_units)
             parts[place].append(part._replace(flops=counted))
-        gradients = self.rows.fill(arithmetic.gradient(values, seeds, self._leaves))
+        gradients = self.rows.fill(backward(seeds))
         if any(one.run.micro_norms for one in begun):
             for mine_, norm in zip(parts, gradients.norm(dim=1).tolist()):
                 mine_[-1] = mine_[-1]._replace(norm=norm / max(mine_[-1].mass, 1e-30))
@@ -226,15 +249,92 @@ class Stack:
 
     def _losses(
         self, begun: Sequence[Begun], number: int, start: int, size: int
-    ) -> tuple[list[UnitLosses], Tensor, bool]:
-        """Unit losses of one micro-batch of every run, all their values as one tensor, and whether each has as many."""
-        args, kwargs, targets = self._batch(begun, number, start, size)
+    ) -> tuple[list[UnitLosses], Tensor, bool, Backward]:
+        """Unit losses of one micro-batch of every run, all their values as one tensor, whether each has as many, and what
+        makes gradients of seeds."""
+        inputs = Inputs(*self._batch(begun, number, start, size))
 
         def seeds() -> list[int]:
             return [one.run.streams.seed32("forward", one.plan.step, number) for one in begun]
 
         with begun[0].run.forward.precision():
-            return self._units(begun, self._forward(args, kwargs, seeds), targets, size)
+            masks, mode = self._forward.drawn(inputs.args, inputs.kwargs, seeds)
+            graph = self._graph(begun, size, inputs, masks, mode) if self.worth.wanted else None
+            if graph is not None:
+                values, gradients = graph(self._leaves, self._buffers, inputs, masks)
+                each = values.view(len(begun), -1)
+                return [UnitLosses(own, None, graph.examples) for own in each], values, True, lambda _: gradients
+            losses, values, each = self._units(begun, self._outputs(inputs, masks, mode), inputs.targets, size)
+            return losses, values, each, lambda seeds: arithmetic.gradient(values, seeds, self._leaves)
+
+    def _outputs(self, inputs: Inputs, masks: Sequence[Tensor], mode: Mode) -> Any:
+        forward = self._forward
+        return forward.mapped(forward.leaves, self._buffers, inputs.args, inputs.kwargs, masks, mode)
+
+    @property
+    def _buffers(self) -> tuple[Tensor, ...]:
+        return tuple(self._forward.buffers.values())
+
+    def _graph(
+        self, begun: Sequence[Begun], size: int, inputs: Inputs, masks: Sequence[Tensor], mode: Mode
+    ) -> Traced | None:
+        """The graph of such a micro-batch, where there is one and what it supposes holds."""
+        if not self._traceable or any(one.plan.weights is not None for one in begun):
+            return None
+        losses = [_loss_of(one.run, one.live) for one in begun]
+        if size not in self._graphs:
+            try:
+                self._graphs[size] = self._trace(losses, begun, size, inputs, masks, mode)
+            except Exception:  # torch cannot trace it, or it would not be the same
+                self._graphs[size] = None
+        graph = self._graphs[size]
+        return graph if graph is not None and graph.fits(inputs, losses) else None
+
+    def _trace(
+        self,
+        losses: Sequence[Any],
+        begun: Sequence[Begun],
+        size: int,
+        inputs: Inputs,
+        masks: Sequence[Tensor],
+        mode: Mode,
+    ) -> Traced:
+        """Trace one step, and see that the graph finds the same bits; buffers are as before.
+
+        Raises
+        ------
+        Exception
+            If it cannot be traced, or finds others.
+        """
+        places = [next((i for i, own in enumerate(self._leaves) if own is leaf), leaf) for leaf in self._forward.leaves]
+
+        def made(leaves: Any, buffers: Any, given: Inputs, masks: Any) -> tuple[Tensor, Any, Tensor | None]:
+            own = tuple(leaves[place] if isinstance(place, int) else place for place in places)
+            output = self._forward.mapped(own, buffers, given.args, given.kwargs, masks, mode)
+            found, values, each = self._units(begun, output, given.targets, size)
+            if not each or found[0].weights is not None or not losses[0].separable:
+                raise _Differ
+            gradients = torch.autograd.grad(values, leaves, torch.ones_like(values), allow_unused=True)
+            return values, gradients, found[0].examples
+
+        def plainly() -> tuple[Tensor, Sequence[Tensor | None]]:
+            _, values, _ = self._units(begun, self._outputs(inputs, masks, mode), inputs.targets, size)
+            return values.detach(), arithmetic.gradient(values, arithmetic.ones(values), self._leaves)
+
+        before = [buffer.clone() for buffer in self._buffers]
+
+        def aside(make: Callable[[], Any]) -> tuple[Any, list[Tensor]]:
+            try:
+                return make(), [buffer.clone() for buffer in self._buffers]
+            finally:
+                for buffer, value in zip(self._buffers, before):
+                    buffer.copy_(value)
+
+        expected = aside(plainly)
+        graph, _ = aside(lambda: Traced(made, self._leaves, self._buffers, inputs, masks, losses[0]))
+        if not _same(expected, aside(lambda: graph(self._leaves, self._buffers, inputs, masks))):
+            raise _Differ
+        return graph
 
     def _counted(self, begun: Sequence[Begun], number: int) -> float:
         """Operations of one micro-batch: of all runs the same, counted by the first alone, once per size."""
@@ -306,9 +406,11 @@ class Stack:
             Where they differ.
         """
         with kept():
+            watch = Attributes(self._forward.model)
             together = self._aside(
                 lambda begun: [(r.parts, tuple(g.clone() for g in r.gradients)) for r in self.evaluate(begun)]
             )
+            self._traceable = watch.unchanged()
             alone = self._aside(lambda begun: [_alone(one) for one in begun])
         for run, (parts, gradients), (loss, expected) in zip(self.runs, together, alone):
             bad = next((part.bad for part in parts if part.bad is not None), None)
@@ -337,6 +439,14 @@ class Stack:
 
 class _Differ(Exception):
     """The batches of a step differ in form: they are not stacked."""
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two trees hold the same tensors, to the bit."""
+    first, second = pytree.tree_leaves(one), pytree.tree_leaves(other)
+    return len(first) == len(second) and all(
+        torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b for a, b in zip(first, second)
+    )
 
 
 def _ended(begun: Begun) -> Record | BaseException:
@@ -427,9 +537,11 @@ def _compare(run: Any, loss: float, alone: float, gradients: Sequence[Tensor], e
     near = _AUTOCAST if run.autocast else TOLERANCE[run.trained[0].dtype]
     if abs(loss - alone) > near * max(abs(alone), 1e-3):
         raise Unstackable(f"evaluated together its loss is {loss!r}, alone {alone!r}")
-    for name, g, other in zip(run.parameters, gradients, expected):
-        scale = float(other.abs().max()) if other.numel() else 0.0
-        if other.numel() and float((g - other).abs().max()) > near * max(scale, 1e-6):
+    scales = [float(other.abs().max()) if other.numel() else 0.0 for other in expected]
+    # Of a bias before a norm the gradient is zero, and what is found of it is rounding of the others'.
+    least = max(1e-6, _ROUNDED * max(scales, default=0.0))
+    for name, g, other, scale in zip(run.parameters, gradients, expected, scales):
+        if other.numel() and float((g - other).abs().max()) > near * max(scale, least):
             raise Unstackable(f"evaluated together the gradient of '{name}' is another than alone")
 
 

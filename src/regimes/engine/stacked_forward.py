@@ -18,6 +18,8 @@ from regimes.engine.buffers import slots
 
 #: Functions that draw a mask as large as their first argument from the global generator.
 _DROPOUTS = (functional.dropout, torch.dropout)
+#: Makes the context of a forward from its masks.
+Mode = Callable[[Sequence[Tensor]], AbstractContextManager[Any]]
 
 
 class StackedForward:
@@ -37,7 +39,8 @@ class StackedForward:
     def __init__(self, models: Sequence[nn.Module], rows: Mapping[str, Tensor]) -> None:
         self.model = models[0]
         self._places = list(_places(self.model, rows))
-        self._leaves = tuple(leaf for _, _, leaf in self._places)
+        #: Stacked weights, by place in the model: a tied one comes as often as it is used.
+        self.leaves = tuple(leaf for _, _, leaf in self._places)
         found = [slots(model) for model in models]
         self._slots = {
             name: slot for name, slot in found[0].items() if slot.get() is not None and _differ(found, name, slot)
@@ -56,31 +59,41 @@ class StackedForward:
         seeds : callable
             Returns the seed of every replica's forward; asked only if something is drawn.
         """
+        masks, mode = self.drawn(args, kwargs, seeds)
+        return self.mapped(self.leaves, tuple(self.buffers.values()), args, kwargs, masks, mode)
+
+    def drawn(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], seeds: Callable[[], Sequence[int]]
+    ) -> tuple[Sequence[Tensor], Mode]:
+        """Return the masks that a forward on such inputs takes, and the mode that hands them out."""
         key = tuple([leaf.shape if isinstance(leaf, Tensor) else None for leaf in pytree.tree_leaves((args, kwargs))])
         if key not in self._looks:
             self._looks[key] = self._look(args, kwargs)
         seen = self._looks[key]
         if seen.masks:
-            return self._mapped(args, kwargs, _masks(seen.masks, seeds()), _Given)
-        return self._mapped(args, kwargs, (), _Ruled if seen.ruled else _plain)
+            return _masks(seen.masks, seeds()), _Given
+        return (), _Ruled if seen.ruled else _plain
 
     def _look(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Look:
         """See what a forward on such inputs calls; nothing else comes of it."""
         before = [buffer.clone() for buffer in self.buffers.values()]
         look = _Look()
         with torch.no_grad():
-            self._mapped(args, kwargs, (), lambda _: look)
+            self.mapped(self.leaves, tuple(self.buffers.values()), args, kwargs, (), lambda _: look)
             for buffer, value in zip(self.buffers.values(), before):
                 buffer.copy_(value)
         return look
 
-    def _mapped(
+    def mapped(
         self,
+        leaves: Sequence[Tensor],
+        buffers: Sequence[Tensor],
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
-        drawn: Sequence[Tensor],
-        mode: Callable[[Sequence[Tensor]], AbstractContextManager[Any]],
+        masks: Sequence[Tensor],
+        mode: Mode,
     ) -> Any:
+        """Return the outputs at these weights and buffers, which are written."""
         flat, form = pytree.tree_flatten((args, kwargs))
         tensors = tuple([leaf for leaf in flat if isinstance(leaf, Tensor)])
 
@@ -96,7 +109,7 @@ class StackedForward:
         kept = [places[key] for places, key, _ in self._places]
         held = [slot.get() for slot in self._slots.values()]
         try:
-            return vmap(one)(self._leaves, tuple(self.buffers.values()), tensors, tuple(drawn))
+            return vmap(one)(leaves, buffers, tensors, tuple(masks))
         finally:
             for (places, key, _), value in zip(self._places, kept):
                 places[key] = value

@@ -86,9 +86,10 @@ class Together:
                 stack.release()
                 self._leave(stack.runs, str(why))
             else:
-                self._pace.note(
-                    time.perf_counter() - began, max((len(each) for each in made if isinstance(each, list)), default=1)
-                )
+                steps = max((len(each) for each in made if isinstance(each, list)), default=1)
+                seconds = time.perf_counter() - began
+                self._pace.note(seconds, steps)
+                stack.worth.note(seconds / steps, stack.left)
                 yield from zip(stack.runs, made)
         for run in list(self.alone):
             before(run)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -171,8 +172,33 @@ def same_shape(output: Tensor, target: Tensor) -> None:
         )
 
 
+_SUPPOSED: ContextVar[list[int] | None] = ContextVar("supposed", default=None)
+
+
+@contextlib.contextmanager
+def supposing() -> Iterator[list[int]]:
+    """Inside, `kept` supposes that every target counts, and notes what is ignored: to be asked again of other targets.
+
+    Examples
+    --------
+    >>> with supposing() as ignored:
+    ...     kept(torch.tensor([0, -100]), -100)
+    >>> ignored, kept(torch.tensor([0, -100]), -100)
+    ([-100], tensor([ True, False]))
+    """
+    noted: list[int] = []
+    token = _SUPPOSED.set(noted)
+    try:
+        yield noted
+    finally:
+        _SUPPOSED.reset(token)
+
+
 def kept(target: Tensor, ignore: int) -> Tensor | None:
     """Return True where a target counts; None, the cheap case, where all do."""
+    if (noted := _SUPPOSED.get()) is not None:
+        noted.append(ignore)
+        return None
     if ignore < 0 and target.min().item() >= 0:  # a quarter of the time of the comparison
         return None
     counts = target != ignore

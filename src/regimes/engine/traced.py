@@ -1,0 +1,219 @@
+"""A stack's losses and gradients as one graph of tensor operations: what vmap and autograd work out anew every step,
+worked out once. It runs the same operations and finds the same bits.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from regimes.losses.forward import kept, supposing
+
+#: Seconds that it costs to trace a graph: half of it to load what traces, the first time.
+COST = 1.5
+#: The share of the time of a step that a graph has been seen to save, at least, where it saves anything.
+GAIN = 0.1
+
+
+class Inputs(NamedTuple):
+    """The batches of one micro-batch of all runs.
+
+    Parameters
+    ----------
+    args, kwargs
+        With a leading axis of runs.
+    targets
+        The same.
+    """
+
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    targets: Any
+
+    def tensors(self) -> list[Tensor] | None:
+        """All of them, if they are tensors and nothing else."""
+        flat = [*self.args, *self.kwargs.values(), self.targets]
+        return flat if all(isinstance(value, Tensor) for value in flat) else None
+
+    def form(self) -> Any:
+        """What a graph supposes of them."""
+        return tuple(self.kwargs), [(value.shape, value.dtype) for value in self.tensors() or ()]
+
+
+#: As ``made(leaves, buffers, inputs, masks)``: values of all units, their gradients by leaf, examples of one run's units.
+Function = Callable[..., tuple[Tensor, Sequence[Tensor | None], Tensor | None]]
+
+
+class Traced:
+    """The graph of a step.
+
+    Parameters
+    ----------
+    function : callable
+        What it does, in tensor operations.
+    leaves, buffers, masks : sequence of Tensor
+    inputs : Inputs
+        What to trace it on; buffers are written.
+    loss : Loss
+        The loss that is traced: a graph is of its numbers.
+
+    Raises
+    ------
+    Exception
+        Whatever torch raises where it cannot be traced.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        leaves: Sequence[Tensor],
+        buffers: Sequence[Tensor],
+        inputs: Inputs,
+        masks: Sequence[Tensor],
+        loss: Any,
+    ) -> None:
+        from torch.fx.experimental.proxy_tensor import make_fx
+        from torch.fx.graph import CodeGen
+
+        self._loss, self._form = loss, inputs.form()
+        self.examples: Tensor | None = None
+        counts = [len(leaves), len(buffers), len(inputs.args), len(inputs.kwargs), 1, len(masks)]
+
+        def flat(*tensors: Tensor) -> list[Tensor | None]:
+            parts = iter(torch.utils._pytree.tree_unflatten(list(tensors), _nested(counts)))
+            own, written, args, named, [targets], drawn = parts
+            given = Inputs(args, dict(zip(inputs.kwargs, named)), targets)
+            values, gradients, self.examples = function(own, written, given, drawn)
+            return [values.detach(), *gradients]
+
+        with supposing() as self._ignored, torch.enable_grad():
+            module = make_fx(flat)(*leaves, *buffers, *(inputs.tensors() or ()), *masks)
+        _drop_idle(module.graph)
+        module.graph.set_codegen(CodeGen())  # no trees of arguments: they are flat
+        module.recompile()
+        self._run = module.forward
+
+    def fits(self, inputs: Inputs, losses: Sequence[Any]) -> bool:
+        """Whether what the graph supposes holds of a step."""
+        return (
+            all(loss is self._loss or loss == self._loss for loss in losses)
+            and inputs.tensors() is not None
+            and inputs.form() == self._form
+            and all(kept(inputs.targets, ignore) is None for ignore in self._ignored)
+        )
+
+    def __call__(
+        self, leaves: Sequence[Tensor], buffers: Sequence[Tensor], inputs: Inputs, masks: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """Return values of all units, and the gradients of their sum by leaf."""
+        with torch.no_grad():
+            values, *gradients = self._run(*leaves, *buffers, *(inputs.tensors() or ()), *masks)
+        return values, gradients
+
+
+#: Operations that hand on what they get, where shape, strides and type stay as they are.
+_IDLE = frozenset(("view", "_unsafe_view", "expand", "detach", "alias", "reshape"))
+
+
+def _drop_idle(graph: Any) -> None:
+    """Drop what changes nothing, and what nobody reads: vmap views, expands and multiplies by 1 where most models have no
+    need of it. Where something is written in place, a copy may be there to be kept, and all stays.
+    """
+    if any(getattr(getattr(node.target, "_schema", None), "is_mutable", False) for node in graph.nodes):
+        return
+    for node in list(graph.nodes):
+        if node.op != "call_function" or not node.args or not hasattr(node.args[0], "meta"):
+            continue
+        given, made = node.args[0].meta.get("val"), node.meta.get("val")
+        name = str(getattr(node.target, "overloadpacket", "")).removeprefix("aten.")
+        idle = name in _IDLE or (name == "mul" and node.args[1:] == (1,))
+        if idle and given is not None and _alike(given, made):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return (one.shape, one.stride(), one.dtype) == (other.shape, other.stride(), other.dtype)
+
+
+def _nested(counts: Sequence[int]) -> Any:
+    """The form of lists of so many tensors."""
+    return torch.utils._pytree.tree_structure([[0] * count for count in counts])
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_OF_TORCH = frozenset(vars(nn.Module()))
+
+
+class Attributes:
+    """What a model's modules keep beside parameters, buffers and parts, at this moment.
+
+    A forward that changes any of it may be another the next time, which a graph would not know; nor would it call hooks.
+
+    Parameters
+    ----------
+    model : nn.Module
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = list(model.modules())
+        self._before = [_attributes(module) for module in self._modules]
+
+    def unchanged(self) -> bool:
+        """Whether all of it is as it was, and no hook listens."""
+        if any(getattr(module, name) for module in self._modules for name in _HOOKS):
+            return False
+        try:
+            return all(bool(own == _attributes(module)) for own, module in zip(self._before, self._modules))
+        except Exception:  # what cannot be compared may have changed
+            return False
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    """By name; containers are copied, tensors told by their version."""
+    found: dict[str, Any] = {}
+    for name, value in vars(module).items():
+        if name not in _OF_TORCH:
+            copied = copy.copy(value) if isinstance(value, list | dict | set) else value
+            found[name] = (id(value), value._version) if isinstance(value, Tensor) else copied
+    return found
+
+
+class Worth:
+    """Decides by the clock whether a graph is worth its while; the bits are the same either way.
+
+    Parameters
+    ----------
+    cost : float
+        Seconds that it takes to trace.
+    """
+
+    def __init__(self, cost: float = COST) -> None:
+        self._cost = cost
+        self._times: dict[bool, list[float]] = {False: [], True: []}
+        self._decided = False
+        #: Whether steps are to be made by a graph.
+        self.wanted = False
+
+    def note(self, seconds: float, left: float) -> None:
+        """Take in what a step took of late, and how many there are left."""
+        if self._decided:
+            return
+        times = self._times[self.wanted]
+        times.append(seconds)
+        if len(times) < _SEEN:
+            return
+        if self.wanted:
+            self.wanted, self._decided = min(times) < min(self._times[False]), True
+        else:
+            self.wanted = min(times) * left * GAIN > self._cost
+            self._decided = not self.wanted
+
+
+#: How often it looks before it decides: the first steps load and warm up.
+_SEEN = 4
