@@ -89,7 +89,7 @@ def trained(model, wanted, regimes=REGIMES, ignored=0, burst=1, loss=None):
     """Train a stack to its end; return it with every weight and buffer, and the losses."""
     work = rg.Workload(model=model, train=data(0, ignored=ignored), val=data(1), loss=loss or rg.CrossEntropy())
     stack, losses = Stack([Run(work, regime, seed) for seed, regime in enumerate(regimes)]), []
-    stack.worth.wanted = wanted
+    stack.graphs.worth.wanted = wanted
     while not stack.runs[0].finished:
         found = stack.burst(burst, lambda run: False) if burst > 1 else [[]]
         losses += [[record.loss for record in records] for records in (found if found[0] else zip(stack.step()))]
@@ -101,7 +101,7 @@ def trained(model, wanted, regimes=REGIMES, ignored=0, burst=1, loss=None):
 def test_the_bits_are_those_of_the_step(model, burst):
     graphed, weights, losses = trained(model, True, burst=burst)
     _, expected, others = trained(model, False, burst=burst)
-    assert graphed._graphs[16] is not None
+    assert graphed.graphs.by_size[16] is not None
     assert losses == others
     assert all(map(torch.equal, weights, expected))
 
@@ -110,13 +110,14 @@ def test_the_bits_are_those_of_the_step(model, burst):
 def test_micro_batches_and_precision_are_traced_as_they_are(precision):
     regimes = [regime.but(precision=precision, micro_batch=6) for regime in REGIMES]
     graphed, weights, _ = trained(unbiased, True, regimes)
-    assert set(graphed._graphs) == {6, 4} and None not in graphed._graphs.values()
+    assert set(graphed.graphs.by_size) == {6, 4}
+    assert None not in graphed.graphs.by_size.values()
     assert all(map(torch.equal, weights, trained(unbiased, False, regimes)[1]))
 
 
 def test_a_batch_of_which_something_is_ignored_is_no_step_of_the_graph():
     graphed, weights, _ = trained(plain, True, ignored=3)
-    assert graphed._graphs[16] is not None
+    assert graphed.graphs.by_size[16] is not None
     assert all(map(torch.equal, weights, trained(plain, False, ignored=3)[1]))
     assert not all(map(torch.equal, weights, trained(plain, False)[1]))
 
@@ -130,7 +131,7 @@ def test_a_loss_whose_numbers_move_is_not_the_one_that_was_traced():
 @pytest.mark.parametrize("model", [Counting, hooked])
 def test_what_a_graph_would_freeze_is_not_traced(model):
     graphed, weights, _ = trained(model, True)
-    assert graphed._graphs == {}
+    assert graphed.graphs.by_size == {}
     assert all(map(torch.equal, weights, trained(model, False)[1]))
 
 

@@ -68,6 +68,10 @@ class Phase(Component):
         What is kept over the seam, by path: "model" (default), "optimizer", "average", "cursor", ...
     precision : "float32", "bfloat16" or None
         Autocast of the forward.
+    compile : bool
+        Whether forward and backward of training go through `torch.compile`: the same to rounding, and faster where steps
+        are many; the first one takes seconds to minutes. Several runs that are trained side by side are compiled as one.
+        Default False.
     lag : int
         Steps between drawing a plan and training on it, beyond the one that is needed anyway.
     """
@@ -90,6 +94,7 @@ class Phase(Component):
     on_entry: tuple[ModelTransform, ...] = fixed(UNSET, unset=True)
     carry: tuple[str, ...] = fixed(UNSET, unset=True)
     precision: Literal["float32", "bfloat16"] | None = fixed(UNSET, unset=True)
+    compile: bool = fixed(UNSET, unset=True)
     lag: int = fixed(UNSET, low=0, high=64, unset=True)
 
     kind = "phase"
@@ -154,6 +159,7 @@ def _default(name: str) -> Any:
         "trainable": (),
         "on_entry": (),
         "carry": ("model",),
+        "compile": False,
         "lag": 0,
     }
     return defaults.get(name)

@@ -57,6 +57,8 @@ def refuse(run: Run) -> None:
 
 def _problems(run: Run, phase: CompiledPhase) -> Iterator[tuple[str, str]]:
     declared = phase.declaration
+    if declared.compile:
+        yield "compile", "got True; allowed in a script: False, and torch.compile(model) written into it by hand"
     if phase.length.unit == "flops":
         yield "budget", f"got '{phase.length.budget}'; allowed in a script: steps, samples, tokens or epochs"
     for slot, classes in _SLOTS.items():

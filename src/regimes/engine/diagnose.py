@@ -15,9 +15,11 @@ from regimes.core.randomness import kept, own_generator
 def in_user_code(run: Any, why: Exception, number: int) -> UserCodeError:
     """One line on top of the user's own traceback: where, which step, which examples."""
     frame = run.frame
+    compiler = type(why).__module__.startswith(("torch._dynamo", "torch._inductor"))
+    hint = "; it is torch.compile that fails: leave compile=True out" if compiler else ""
     return UserCodeError(
         f"the model or loss failed at step {frame.step} of phase '{run.phase.name}', micro-batch {number}, seed "
-        f"{run.seed}: {type(why).__name__}: {why}"
+        f"{run.seed}: {type(why).__name__}: {why}{hint}"
     )
 
 

@@ -282,7 +282,7 @@ class Evaluator:
             weights, own = self.weights(number, losses, start)
         else:
             with captures.listening():
-                losses = run.forward(live, batch, number, grad)
+                losses = run.forward(live, batch, number, grad, watched=True)
             weights, own = self.weights(number, losses, start)
             captures.note(batch, losses, weights)
         value, mass = arithmetic.weighted_sum(losses.values, weights, own)

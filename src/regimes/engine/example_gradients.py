@@ -53,7 +53,7 @@ def _forwards(evaluate: Any) -> Iterator[Any]:
     for number, start, batch in evaluate.batches():
         # Buffers go back only after the backward, which may read what the forward wrote.
         with run.buffers.aside(), _batchable():
-            losses = run.forward(evaluate.live, batch, number, True)
+            losses = run.forward(evaluate.live, batch, number, True, watched=True)
             yield number, losses, *evaluate.weights(number, losses, start)
 
 

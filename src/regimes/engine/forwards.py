@@ -42,6 +42,16 @@ class Forward:
             None if run.world.size == 1 else True
         )  # the others could not know of a step taken again
         self._marks = Marks()
+        self._compiled: tuple[Any, Any] | None = None
+
+    def model(self, training: bool) -> Any:
+        """The model that a forward goes through: compiled, where that is declared and gradients are wanted of it alone."""
+        run = self.run
+        if not training or not run.phase.declaration.compile:
+            return run.model
+        if self._compiled is None or self._compiled[0] is not run.model:
+            self._compiled = run.model, torch.compile(run.model)
+        return self._compiled[1]
 
     def address(self, number: int) -> None:
         """Set the global generators to the start of one micro-batch's forward."""
@@ -53,8 +63,16 @@ class Forward:
         if self.run.workload.device.type == "cuda":
             torch.cuda.manual_seed(streams.seed32("forward-device", self.step, number))
 
-    def __call__(self, live: Any, batch: Any, number: int, grad: bool) -> UnitLosses:
+    def __call__(self, live: Any, batch: Any, number: int, grad: bool, watched: bool = False) -> UnitLosses:
         """Return the losses of the units of one micro-batch.
+
+        Parameters
+        ----------
+        live, batch, number
+        grad : bool
+            Whether gradients are wanted.
+        watched : bool
+            Whether somebody listens to the model's modules, which are then not compiled.
 
         Raises
         ------
@@ -65,12 +83,13 @@ class Forward:
         self.address(number)
         before = () if self.draws else self._marks()
         loss = live.loss if live.loss is not None else run.loss
+        model = self.model(grad and not watched)
         try:
             if grad and not run.autocast:
-                losses = loss.units(run.states["loss"], run.model, batch)
+                losses = loss.units(run.states["loss"], model, batch)
             else:
                 with torch.set_grad_enabled(grad), self.precision():
-                    losses = loss.units(run.states["loss"], run.model, batch)
+                    losses = loss.units(run.states["loss"], model, batch)
         except (DeclarationError, UserCodeError, torch.OutOfMemoryError):
             raise
         except Exception as why:

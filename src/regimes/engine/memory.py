@@ -51,7 +51,7 @@ def _activations(run: Any) -> int:
     begun = begin(run)
     number, _, batch = begun.evaluate.batches()[0]
     with kept(), run.buffers.aside(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        losses = run.forward(begun.live, batch, number, True)
+        losses = run.forward(begun.live, batch, number, True, watched=True)
     del losses
     return sum(seen.values())
 

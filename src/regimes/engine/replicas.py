@@ -12,21 +12,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from regimes.core.randomness import kept
 from regimes.core.unit_losses import UnitLosses
 from regimes.engine import arithmetic, bursts
 from regimes.engine.buffers import Buffers
 from regimes.engine.evaluator import Evaluator, Foreseen, Ready
+from regimes.engine.graphs import Graphs
 from regimes.engine.parts import Part
-from regimes.engine.plan import Plan
 from regimes.engine.rows import Rows
 from regimes.engine.stackable import Unstackable, refuse
-from regimes.engine.stacked_forward import Mode, StackedForward
+from regimes.engine.stacked_batches import Differ, read, rowwise, units
+from regimes.engine.stacked_forward import StackedForward
 from regimes.engine.step import Begun, Record, begin, end
-from regimes.engine.traced import Attributes, Inputs, Traced, Worth
-from regimes.losses.forward import split
+from regimes.engine.traced import Attributes
 
 #: Makes gradients, by leaf, of the seeds of all values.
 Backward = Callable[[Tensor], Sequence[Tensor | None]]
@@ -65,17 +64,14 @@ class Stack:
             if name not in leaves
         }
         self._forward = StackedForward([run.model for run in runs], leaves | frozen)
-        #: By the size of a micro-batch, its graph; None where it cannot be traced.
-        self._graphs: dict[int, Traced | None] = {}
-        self._traceable = False
-        #: Whether steps are made by graphs.
-        self.worth = Worth()
+        self.graphs = Graphs(self._forward, self._leaves, self._near, bool(runs[0].phase.declaration.compile))
         for run in runs:
             run.buffers = Buffers(run.model)
         #: Operations of a micro-batch, by its size.
         self._flops: dict[int, float] = {}
         try:
             self._verify()
+            self._check_compiled()
         except Exception as why:
             self.release()
             if isinstance(why, Unstackable):
@@ -125,7 +121,7 @@ class Stack:
         """Give every evaluator its answer; where batches differ in form, each makes its own."""
         try:
             found = self.evaluate(begun)
-        except _Differ:
+        except Differ:
             return
         except Exception as why:
             for one in begun:
@@ -163,37 +159,37 @@ class Stack:
 
     def _plain_step(self, begun: Sequence[Begun]) -> list[float] | None:
         """Evaluate one step of every run; return the losses. None, and nothing has changed, if it is not a plain one."""
-        before = [buffer.clone() for buffer in self._forward.buffers.values()]
+        before = [buffer.clone() for buffer in self._forward.written]
         try:
             return self._plain_losses(begun)
         except Exception:  # `step` meets it again, and says whose it is
-            for buffer, value in zip(self._forward.buffers.values(), before):
+            for buffer, value in zip(self._forward.written, before):
                 buffer.copy_(value)
             return None
 
     def _plain_losses(self, begun: Sequence[Begun]) -> list[float]:
         size = len(begun[0].plan)
-        if any(len(one.plan) != size or one.plan.weights is not None for one in begun) or not self._rowwise(begun):
-            raise _Differ
+        if any(len(one.plan) != size or one.plan.weights is not None for one in begun) or not rowwise(begun):
+            raise Differ
         losses, values, each, backward = self._losses(begun, 0, 0, size)
         if (
             not each
             or any(found.weights is not None for found in losses)
             or (len(losses[0].values) != begun[0].run.foreseen[size].tokens)
         ):
-            raise _Differ
+            raise Differ
         sums = values.detach().view(len(begun), -1).sum(1).tolist()
         mass = float(len(losses[0].values))
         self.rows.fill_scaled(backward(arithmetic.ones(values)), self._scale([mass] * len(begun)))
         if not all(map(math.isfinite, sums)) or not all(self._finite()):
-            raise _Differ
+            raise Differ
         return [value / mass for value in sums]
 
     def evaluate(self, begun: Sequence[Begun]) -> list[Ready]:
         """Return the evaluation of every run's step."""
         sizes = begun[0].evaluate.sizes
         if any(one.evaluate.sizes != sizes for one in begun[1:]):
-            raise _Differ
+            raise Differ
         tree, start = arithmetic.Tree(0, add=_add), 0
         parts: list[list[Part]] = [[] for _ in begun]
         for number, size in enumerate(sizes):
@@ -252,89 +248,21 @@ class Stack:
     ) -> tuple[list[UnitLosses], Tensor, bool, Backward]:
         """Unit losses of one micro-batch of every run, all their values as one tensor, whether each has as many, and what
         makes gradients of seeds."""
-        inputs = Inputs(*self._batch(begun, number, start, size))
+        inputs = read(begun, number, start, size)
 
         def seeds() -> list[int]:
             return [one.run.streams.seed32("forward", one.plan.step, number) for one in begun]
 
         with begun[0].run.forward.precision():
             masks, mode = self._forward.drawn(inputs.args, inputs.kwargs, seeds)
-            graph = self._graph(begun, size, inputs, masks, mode) if self.worth.wanted else None
+            graph = self.graphs.find(begun, size, inputs, masks, mode) if self.graphs.worth.wanted else None
             if graph is not None:
-                values, gradients = graph(self._leaves, self._buffers, inputs, masks)
-                each = values.view(len(begun), -1)
-                return [UnitLosses(own, None, graph.examples) for own in each], values, True, lambda _: gradients
-            losses, values, each = self._units(begun, self._outputs(inputs, masks, mode), inputs.targets, size)
+                values, gradients = graph(self._leaves, self._forward.written, inputs, masks)
+                parted = values.view(len(begun), -1)
+                return [UnitLosses(own, None, graph.examples) for own in parted], values, True, lambda _: gradients
+            output = self._forward.outputs(inputs.args, inputs.kwargs, masks, mode)
+            losses, values, each = units(begun, output, inputs.targets, size)
             return losses, values, each, lambda seeds: arithmetic.gradient(values, seeds, self._leaves)
-
-    def _outputs(self, inputs: Inputs, masks: Sequence[Tensor], mode: Mode) -> Any:
-        forward = self._forward
-        return forward.mapped(forward.leaves, self._buffers, inputs.args, inputs.kwargs, masks, mode)
-
-    @property
-    def _buffers(self) -> tuple[Tensor, ...]:
-        return tuple(self._forward.buffers.values())
-
-    def _graph(
-        self, begun: Sequence[Begun], size: int, inputs: Inputs, masks: Sequence[Tensor], mode: Mode
-    ) -> Traced | None:
-        """The graph of such a micro-batch, where there is one and what it supposes holds."""
-        if not self._traceable or any(one.plan.weights is not None for one in begun):
-            return None
-        losses = [_loss_of(one.run, one.live) for one in begun]
-        if size not in self._graphs:
-            try:
-                self._graphs[size] = self._trace(losses, begun, size, inputs, masks, mode)
-            except Exception:  # torch cannot trace it, or it would not be the same
-                self._graphs[size] = None
-        graph = self._graphs[size]
-        return graph if graph is not None and graph.fits(inputs, losses) else None
-
-    def _trace(
-        self,
-        losses: Sequence[Any],
-        begun: Sequence[Begun],
-        size: int,
-        inputs: Inputs,
-        masks: Sequence[Tensor],
-        mode: Mode,
-    ) -> Traced:
-        """Trace one step, and see that the graph finds the same bits; buffers are as before.
-
-        Raises
-        ------
-        Exception
-            If it cannot be traced, or finds others.
-        """
-        places = [next((i for i, own in enumerate(self._leaves) if own is leaf), leaf) for leaf in self._forward.leaves]
-
-        def made(leaves: Any, buffers: Any, given: Inputs, masks: Any) -> tuple[Tensor, Any, Tensor | None]:
-            own = tuple(leaves[place] if isinstance(place, int) else place for place in places)
-            output = self._forward.mapped(own, buffers, given.args, given.kwargs, masks, mode)
-            found, values, each = self._units(begun, output, given.targets, size)
-            if not each or found[0].weights is not None or not losses[0].separable:
-                raise _Differ
-            gradients = torch.autograd.grad(values, leaves, torch.ones_like(values), allow_unused=True)
-            return values, gradients, found[0].examples
-
-        def plainly() -> tuple[Tensor, Sequence[Tensor | None]]:
-            _, values, _ = self._units(begun, self._outputs(inputs, masks, mode), inputs.targets, size)
-            return values.detach(), arithmetic.gradient(values, arithmetic.ones(values), self._leaves)
-
-        before = [buffer.clone() for buffer in self._buffers]
-
-        def aside(make: Callable[[], Any]) -> tuple[Any, list[Tensor]]:
-            try:
-                return make(), [buffer.clone() for buffer in self._buffers]
-            finally:
-                for buffer, value in zip(self._buffers, before):
-                    buffer.copy_(value)
-
-        expected = aside(plainly)
-        graph, _ = aside(lambda: Traced(made, self._leaves, self._buffers, inputs, masks, losses[0]))
-        if not _same(expected, aside(lambda: graph(self._leaves, self._buffers, inputs, masks))):
-            raise _Differ
-        return graph
 
     def _counted(self, begun: Sequence[Begun], number: int) -> float:
         """Operations of one micro-batch: of all runs the same, counted by the first alone, once per size."""
@@ -345,55 +273,11 @@ class Stack:
         if key not in self._flops:
             batch = evaluate.batches()[number][2]
             with run.buffers.aside():
-                units = len(run.forward(begun[0].live, batch, number, False).values)
-            self._flops[key] = run.flops.evaluation(run, begun[0].live, batch, True, units)
+                count = len(run.forward(begun[0].live, batch, number, False).values)
+            self._flops[key] = run.flops.evaluation(run, begun[0].live, batch, True, count)
             for one in begun[1:]:
-                one.run.flops.learn(one.run, batch, True, units, self._flops[key])
+                one.run.flops.learn(one.run, batch, True, count, self._flops[key])
         return self._flops[key]
-
-    # -- batches -------------------------------------------------------------------------------------------
-
-    def _batch(self, begun: Sequence[Begun], number: int, start: int, size: int) -> tuple[Any, Any, Any]:
-        """Inputs, named inputs and targets of one micro-batch, with a leading axis of runs."""
-        if self._rowwise(begun):
-            batch = begun[0].run.read(_joined([one.plan.part(start, start + size) for one in begun]))
-            args, kwargs, target = split(batch)
-            count = len(begun)
-
-            def parted(value: Any) -> Any:
-                return value.unflatten(0, (count, size)) if isinstance(value, Tensor) else value
-
-            inputs = [_each(parted, value) for value in args], {n: _each(parted, v) for n, v in kwargs.items()}
-            return *inputs, _each(parted, target)
-        return _stacked([split(one.evaluate.batches()[number][2]) for one in begun])
-
-    def _rowwise(self, begun: Sequence[Begun]) -> bool:
-        """Whether the batches of all runs can be read as one."""
-        return begun[0].run.read.rowwise and all(
-            not one.live.augment
-            and not one.plan.columns
-            and (one.plan.sources is None) == (begun[0].plan.sources is None)
-            for one in begun
-        )
-
-    def _units(
-        self, begun: Sequence[Begun], output: Any, targets: Any, size: int
-    ) -> tuple[list[UnitLosses], Tensor, bool]:
-        """Unit losses of every run, all their values as one tensor, and whether each run has as many as the others."""
-        count = len(begun)
-        losses = [_loss_of(one.run, one.live) for one in begun]
-        if losses[0].separable and all(loss == losses[0] for loss in losses[1:]):
-            whole = losses[0].per_unit(_each(_merged, output), _each(_merged, targets))
-            found = _parted(whole, count, size)
-            if found is not None:
-                return found, whole.values.reshape(-1), True
-        each = [
-            loss.per_unit(*pytree.tree_map(lambda t, place=place: t[place], (output, targets)))
-            for place, loss in enumerate(losses)
-        ]
-        each = [UnitLosses(found.values.reshape(-1), found.weights, found.examples) for found in each]
-        same = len({len(found.values) for found in each}) == 1
-        return each, torch.cat([found.values for found in each]), same
 
     # -- before anything is spent --------------------------------------------------------------------------
 
@@ -410,7 +294,7 @@ class Stack:
             together = self._aside(
                 lambda begun: [(r.parts, tuple(g.clone() for g in r.gradients)) for r in self.evaluate(begun)]
             )
-            self._traceable = watch.unchanged()
+            self.graphs.traceable = watch.unchanged()
             alone = self._aside(lambda begun: [_alone(one) for one in begun])
         for run, (parts, gradients), (loss, expected) in zip(self.runs, together, alone):
             bad = next((part.bad for part in parts if part.bad is not None), None)
@@ -419,11 +303,29 @@ class Stack:
                     raise Unstackable("evaluated together a loss is not finite that is finite alone, or the reverse")
                 continue
             mass = math.fsum(part.mass for part in parts)
-            _compare(run, math.fsum(part.value for part in parts) / mass, loss, gradients, expected)
+            _compare(run, self._near, math.fsum(part.value for part in parts) / mass, loss, gradients, expected)
+
+    @property
+    def _near(self) -> float:
+        return _AUTOCAST if self.runs[0].autocast else TOLERANCE[self.runs[0].trained[0].dtype]
+
+    def _check_compiled(self) -> None:
+        """Compile before anything is spent.
+
+        Raises
+        ------
+        Unstackable
+            If it is declared and cannot be.
+        """
+        if self.graphs.compiled:
+            with kept():
+                self._aside(self.evaluate)
+            if None in self.graphs.by_size.values() or not self.graphs.by_size:
+                raise Unstackable("compile=True, but forward and backward of all do not become one graph")
 
     def _aside(self, evaluate: Any) -> Any:
         """What `evaluate(begun)` finds, with buffers and accounts as before afterwards."""
-        buffers = [(buffer, buffer.clone()) for buffer in self._forward.buffers.values()]
+        buffers = [(buffer, buffer.clone()) for buffer in self._forward.written]
         flops = [run.flops for run in self.runs]
         for run in self.runs:
             run.flops = None
@@ -437,18 +339,6 @@ class Stack:
                 buffer.copy_(value)
 
 
-class _Differ(Exception):
-    """The batches of a step differ in form: they are not stacked."""
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two trees hold the same tensors, to the bit."""
-    first, second = pytree.tree_leaves(one), pytree.tree_leaves(other)
-    return len(first) == len(second) and all(
-        torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b for a, b in zip(first, second)
-    )
-
-
 def _ended(begun: Begun) -> Record | BaseException:
     try:
         return end(begun)
@@ -456,71 +346,8 @@ def _ended(begun: Begun) -> Record | BaseException:
         return why
 
 
-def _each(function: Callable[[Tensor], Any], value: Any) -> Any:
-    """The value with every tensor in it replaced; most are one tensor, and a tree costs 20 us."""
-    return function(value) if isinstance(value, Tensor) else pytree.tree_map(function, value)
-
-
-def _merged(stacked: Tensor) -> Tensor:
-    return stacked.flatten(0, 1)
-
-
 def _add(one: Tensor, other: Tensor) -> None:
     one.add_(other)
-
-
-def _loss_of(run: Any, declared: Any) -> Any:
-    return declared.loss if declared.loss is not None else run.workload.loss
-
-
-def _joined(plans: Sequence[Plan]) -> Plan:
-    """The plans of one step of several runs as one, in order."""
-    import numpy as np
-
-    first = plans[0]
-    indices = np.concatenate([plan.indices for plan in plans])
-    sources = None if first.sources is None else np.concatenate([plan.sources for plan in plans])
-    return Plan(first.step, indices, sources, None, {}, {}, {})
-
-
-def _stacked(found: Sequence[tuple[Any, Any, Any]]) -> tuple[Any, Any, Any]:
-    """Stack the batches of several runs."""
-    leaves = [pytree.tree_flatten(batch) for batch in found]
-    if any(spec != leaves[0][1] for _, spec in leaves[1:]):
-        raise _Differ
-    made = []
-    for values in zip(*[flat for flat, _ in leaves]):
-        if not isinstance(values[0], Tensor):
-            if any(value != values[0] for value in values[1:]):
-                raise _Differ
-            made.append(values[0])
-        elif any(value.shape != values[0].shape or value.dtype != values[0].dtype for value in values[1:]):
-            raise _Differ
-        else:
-            made.append(torch.stack(values))
-    args, kwargs, target = pytree.tree_unflatten(made, leaves[0][1])
-    return args, kwargs, target
-
-
-def _parted(whole: UnitLosses, count: int, size: int) -> list[UnitLosses] | None:
-    """The unit losses of every run, where those of one lie side by side and are as many as another's; else None."""
-    values = whole.values.reshape(-1)
-    units, left = divmod(len(values), count)
-    if left or not units or units % size:
-        return None
-    weights = [None] * count if whole.weights is None else list(whole.weights.view(count, units))
-    examples = None
-    if whole.examples is not None:
-        examples = whole.examples[:units]
-        if (
-            units != size * (units // size)
-            or int(whole.examples[-1]) != count * size - 1
-            or int(examples[-1]) != size - 1
-        ):
-            return None
-    elif units != size:
-        return None
-    return [UnitLosses(own, weight, examples) for own, weight in zip(values.view(count, units), weights)]
 
 
 def _alone(begun: Begun) -> tuple[float | None, Any]:
@@ -533,8 +360,9 @@ def _alone(begun: Begun) -> tuple[float | None, Any]:
     return loss, gradients
 
 
-def _compare(run: Any, loss: float, alone: float, gradients: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
-    near = _AUTOCAST if run.autocast else TOLERANCE[run.trained[0].dtype]
+def _compare(
+    run: Any, near: float, loss: float, alone: float, gradients: Sequence[Tensor], expected: Sequence[Tensor]
+) -> None:
     if abs(loss - alone) > near * max(abs(alone), 1e-3):
         raise Unstackable(f"evaluated together its loss is {loss!r}, alone {alone!r}")
     scales = [float(other.abs().max()) if other.numel() else 0.0 for other in expected]

@@ -50,11 +50,19 @@ def why_not(run: Any) -> str | None:
 
 
 def form(run: Any) -> tuple[Any, ...]:
-    """Return what runs have in common that can be stacked: model, trained parameters, precision, phase."""
+    """Return what runs have in common that can be stacked: model, trained parameters, precision, whether compiled."""
     model, declared = run.model, run.phase.declaration
     modules = tuple((name, type(module), module.training, repr_of(module)) for name, module in model.named_modules())
     tensors = tuple((name, t.shape, t.dtype, t.device) for name, t in model.state_dict(keep_vars=True).items())
-    return id(run.workload), modules, tensors, tuple(run.parameters), run.autocast, declared.micro_batch
+    return (
+        id(run.workload),
+        modules,
+        tensors,
+        tuple(run.parameters),
+        run.autocast,
+        declared.compile,
+        declared.micro_batch,
+    )
 
 
 def repr_of(module: Any) -> str:

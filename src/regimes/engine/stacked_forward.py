@@ -60,7 +60,16 @@ class StackedForward:
             Returns the seed of every replica's forward; asked only if something is drawn.
         """
         masks, mode = self.drawn(args, kwargs, seeds)
-        return self.mapped(self.leaves, tuple(self.buffers.values()), args, kwargs, masks, mode)
+        return self.outputs(args, kwargs, masks, mode)
+
+    def outputs(self, args: Sequence[Any], kwargs: Mapping[str, Any], masks: Sequence[Tensor], mode: Mode) -> Any:
+        """Return the outputs, with what `drawn` returned."""
+        return self.mapped(self.leaves, self.written, args, kwargs, masks, mode)
+
+    @property
+    def written(self) -> tuple[Tensor, ...]:
+        """Stacked buffers, which a forward may write."""
+        return tuple(self.buffers.values())
 
     def drawn(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], seeds: Callable[[], Sequence[int]]
@@ -76,11 +85,11 @@ class StackedForward:
 
     def _look(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Look:
         """See what a forward on such inputs calls; nothing else comes of it."""
-        before = [buffer.clone() for buffer in self.buffers.values()]
+        before = [buffer.clone() for buffer in self.written]
         look = _Look()
         with torch.no_grad():
-            self.mapped(self.leaves, tuple(self.buffers.values()), args, kwargs, (), lambda _: look)
-            for buffer, value in zip(self.buffers.values(), before):
+            self.mapped(self.leaves, self.written, args, kwargs, (), lambda _: look)
+            for buffer, value in zip(self.written, before):
                 buffer.copy_(value)
         return look
 

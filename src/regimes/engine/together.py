@@ -89,7 +89,7 @@ class Together:
                 steps = max((len(each) for each in made if isinstance(each, list)), default=1)
                 seconds = time.perf_counter() - began
                 self._pace.note(seconds, steps)
-                stack.worth.note(seconds / steps, stack.left)
+                stack.graphs.worth.note(seconds / steps, stack.left)
                 yield from zip(stack.runs, made)
         for run in list(self.alone):
             before(run)

@@ -1,47 +1,23 @@
 """A stack's losses and gradients as one graph of tensor operations: what vmap and autograd work out anew every step,
-worked out once. It runs the same operations and finds the same bits.
+worked out once. It runs the same operations and finds the same bits, unless it is compiled.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from regimes.engine.stacked_batches import Inputs
 from regimes.losses.forward import kept, supposing
 
 #: Seconds that it costs to trace a graph: half of it to load what traces, the first time.
 COST = 1.5
 #: The share of the time of a step that a graph has been seen to save, at least, where it saves anything.
 GAIN = 0.1
-
-
-class Inputs(NamedTuple):
-    """The batches of one micro-batch of all runs.
-
-    Parameters
-    ----------
-    args, kwargs
-        With a leading axis of runs.
-    targets
-        The same.
-    """
-
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
-    targets: Any
-
-    def tensors(self) -> list[Tensor] | None:
-        """All of them, if they are tensors and nothing else."""
-        flat = [*self.args, *self.kwargs.values(), self.targets]
-        return flat if all(isinstance(value, Tensor) for value in flat) else None
-
-    def form(self) -> Any:
-        """What a graph supposes of them."""
-        return tuple(self.kwargs), [(value.shape, value.dtype) for value in self.tensors() or ()]
 
 
 #: As ``made(leaves, buffers, inputs, masks)``: values of all units, their gradients by leaf, examples of one run's units.
@@ -60,6 +36,8 @@ class Traced:
         What to trace it on; buffers are written.
     loss : Loss
         The loss that is traced: a graph is of its numbers.
+    compiled : bool
+        Whether torch compiles it: it then finds the same to rounding.
 
     Raises
     ------
@@ -75,6 +53,7 @@ class Traced:
         inputs: Inputs,
         masks: Sequence[Tensor],
         loss: Any,
+        compiled: bool = False,
     ) -> None:
         from torch.fx.experimental.proxy_tensor import make_fx
         from torch.fx.graph import CodeGen
@@ -90,12 +69,16 @@ class Traced:
             values, gradients, self.examples = function(own, written, given, drawn)
             return [values.detach(), *gradients]
 
+        given = [*leaves, *buffers, *(inputs.tensors() or ()), *masks]
         with supposing() as self._ignored, torch.enable_grad():
-            module = make_fx(flat)(*leaves, *buffers, *(inputs.tensors() or ()), *masks)
+            module = make_fx(flat)(*given)
         _drop_idle(module.graph)
         module.graph.set_codegen(CodeGen())  # no trees of arguments: they are flat
         module.recompile()
         self._run = module.forward
+        if compiled:
+            with torch.no_grad():
+                self._run = torch._inductor.compile(module, [tensor.detach() for tensor in given])
 
     def fits(self, inputs: Inputs, losses: Sequence[Any]) -> bool:
         """Whether what the graph supposes holds of a step."""
@@ -191,14 +174,16 @@ class Worth:
     ----------
     cost : float
         Seconds that it takes to trace.
+    declared : bool
+        Whether it is wanted in any case.
     """
 
-    def __init__(self, cost: float = COST) -> None:
+    def __init__(self, cost: float = COST, declared: bool = False) -> None:
         self._cost = cost
         self._times: dict[bool, list[float]] = {False: [], True: []}
-        self._decided = False
+        self._decided = declared
         #: Whether steps are to be made by a graph.
-        self.wanted = False
+        self.wanted = declared
 
     def note(self, seconds: float, left: float) -> None:
         """Take in what a step took of late, and how many there are left."""

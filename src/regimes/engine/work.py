@@ -88,7 +88,7 @@ class Flops:
             return found
 
         def evaluate() -> None:
-            losses = run.forward(live, batch, 0, grad)
+            losses = run.forward(live, batch, 0, grad, watched=True)
             if grad:
                 run.gradients(losses.values, None)
 
