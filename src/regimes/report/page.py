@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import functools
-import gzip
-import hashlib
 import json
 import os
 from importlib import resources
@@ -15,6 +12,7 @@ from typing import Any
 from . import appendix, export, sections
 from .facts import Study, lost, panels_note
 from .forest import forest, slices
+from .library import digest, library, pack
 from .normal import normal
 from .palette import ARMS, MODES, css_variables, theme
 from .text import decimals, percent, plain
@@ -56,7 +54,7 @@ def render(study: Study) -> str:
         "themes": {mode: theme(mode) for mode in MODES},
         "arms": [arm["name"] for arm in study["arms"]],
     }
-    packed = _pack(json.dumps(payload, separators=(",", ":"), allow_nan=False))
+    packed = pack(json.dumps(payload, separators=(",", ":"), allow_nan=False))
     return (
         _environment()
         .get_template("template.html.j2")
@@ -77,8 +75,8 @@ def render(study: Study) -> str:
             colors={mode: css_variables(mode) for mode in MODES},
             style=_file("style.css"),
             script=script,
-            hashes=[_digest(script), _digest(_library())],
-            library=_packed_library(),
+            hashes=[digest(script), library().digest],
+            library=library().packed,
             payload=packed,
         )
     )
@@ -127,14 +125,6 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
 
 
 @functools.cache
-def _library() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, put together by vl-convert from what it carries."""
-    import vl_convert
-
-    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
-
-
-@functools.cache
 def _environment() -> Any:
     import jinja2
 
@@ -146,18 +136,3 @@ def _environment() -> Any:
 
 def _file(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-@functools.cache
-def _packed_library() -> str:
-    return _pack(_library())
-
-
-def _pack(text: str) -> str:
-    """Compressed and in base64: a third of the size, and no character in it that HTML could misread."""
-    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
-
-
-def _digest(script: str) -> str:
-    """The hash by which the content-security policy lets this very script run, and no other."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

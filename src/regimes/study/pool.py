@@ -132,17 +132,21 @@ class Pool:
         return chosen
 
     def close(self) -> None:
-        """Stop the workers; what they train stops after its step, with a checkpoint."""
+        """Stop the workers; what they train stops after its step, with a checkpoint.
+
+        One that has nothing to do is left to end by itself: Python and torch take a second for it.
+        """
+        busy = [worker for worker in self._workers if worker.tasks]
         try:
             for worker in self._workers:
                 worker.stop()
             until = time.monotonic() + PATIENCE
-            for worker in self._workers:
+            for worker in busy:
                 worker.process.join(max(0.0, until - time.monotonic()))
         finally:
-            for worker in self._workers:  # asked twice, a worker kills at once what it was ending
+            for worker in busy:  # asked twice, a worker kills at once what it was ending
                 worker.process.terminate()
-            for worker in self._workers:
+            for worker in busy:
                 worker.process.join(LAST)
                 worker.process.kill()
                 worker.process.join()

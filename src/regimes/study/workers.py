@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
+
 from regimes.engine.run import Run
 from regimes.study.own import Own
 from regimes.study.tasks import TUNING_SEED
@@ -14,6 +16,8 @@ from regimes.study.tasks import TUNING_SEED
 #: Seconds that a process takes to start: it loads torch, and builds the workload.
 START = 4.0
 _WARM, _TIMED = 2, 3
+#: Arms that are timed, at most: to build a run takes longer than its steps.
+_ARMS = 4
 
 
 class Processes(NamedTuple):
@@ -38,7 +42,7 @@ def processes(subject: Any, arms: Mapping[str, Any], runs: int, seconds: float |
     arms : mapping of str to Regime
     runs : int
     seconds : float, optional
-        What all runs take, one after another; default: from a few steps of each arm.
+        What all runs take, one after another; default: from a few steps of some arms.
     """
     if not isinstance(subject, Own):
         return Processes(1, "what a command uses of the machine is its own affair")
@@ -48,7 +52,8 @@ def processes(subject: Any, arms: Mapping[str, Any], runs: int, seconds: float |
     if cores == 1:
         return Processes(1, "there is one core" if runs > 1 else "there is one run")
     if seconds is None:
-        seconds = runs * sum(seconds_of(subject, regime) for regime in arms.values()) / len(arms)
+        some = list(arms.values())[:: -(-len(arms) // _ARMS)]
+        seconds = runs * sum(seconds_of(subject, regime) for regime in some) / len(some)
     saved = seconds * (1.0 - 1.0 / cores)
     if saved <= START:
         return Processes(
@@ -63,7 +68,19 @@ def cores_here() -> int:
 
 
 def seconds_of(subject: Own, regime: Any) -> float:
-    """Seconds of a run, from a few of its first steps; of phases whose steps are not known beforehand, as of one step."""
+    """Seconds of a run, from a few of its first steps; of phases whose steps are not known beforehand, as of one step.
+
+    With one thread, as a worker has: several on a busy machine wait for each other.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _timed(subject, regime)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _timed(subject: Own, regime: Any) -> float:
     run = Run(subject.workload, regime, TUNING_SEED, count_flops=False)
     steps = sum(phase.length.steps or 1 for phase in run.phases)
     began, timed = time.perf_counter(), 0

