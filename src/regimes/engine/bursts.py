@@ -73,15 +73,13 @@ def ahead(run: Any, most: int, last: Callable[[Any], bool]) -> list[Ahead]:
     real, position, consumed = run.frame, run.position, run.consumed
     ghost = run.frame = dataclasses.replace(real, plans=list(real.plans))
     phase, found = run.phase, list[Ahead]()
-    end = phase.length.total * (1.0 - 1e-12)
+    end, due = phase.length.total * (1.0 - 1e-12), run.validation.is_due
     try:
         while len(found) < most:
             at, plan = run.position, ghost.plans[0]
             samples = len(plan)
             foreseen = run.foreseen.get(samples)
-            if foreseen is None or any(
-                run.validation.is_due(needed, samples, foreseen.tokens) for needed in (True, False)
-            ):
+            if foreseen is None or due(True, samples, foreseen.tokens) or due(False, samples, foreseen.tokens):
                 break
             knobs = phase.step_knobs.values(run.states["knobs"], at) | plan.knobs
             begun = Begun(run, at, plan, knobs, phase.substitute(knobs), None)

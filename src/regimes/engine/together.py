@@ -32,7 +32,8 @@ class Together:
         self.alone: list[Any] = []
         #: Why runs are not stacked, in words, as often as it was met.
         self.reasons: list[str] = []
-        self._pace = bursts.Pace()
+        #: Of stacks, and of runs alone.
+        self._pace, self._single = bursts.Pace(), bursts.Pace()
         self._group(runs)
 
     def _group(self, runs: Iterable[Any]) -> None:
@@ -92,9 +93,22 @@ class Together:
                 stack.graphs.worth.note(seconds / steps, stack.left)
                 yield from zip(stack.runs, made)
         for run in list(self.alone):
-            before(run)
-            yield run, _alone(run)
+            yield run, self._alone(run, most, last, before)
         self._regroup()
+
+    def _alone(
+        self, run: Any, most: int, last: Callable[[Any], bool], before: Callable[[Any], None]
+    ) -> list[Record] | BaseException:
+        began = time.perf_counter()
+        try:
+            made = bursts.burst(run, min(most, self._single.most), last) if most > 1 else []
+            if not made:
+                before(run)
+                made = [run.step()]
+        except (Exception, SystemExit) as why:
+            return why
+        self._single.note(time.perf_counter() - began, len(made))
+        return made
 
     def _stepped(
         self, stack: Stack, most: int, last: Callable[[Any], bool], before: Callable[[Any], None]
@@ -128,10 +142,3 @@ class Together:
     def running(self) -> bool:
         """Whether any run is left."""
         return bool(self.stacks or self.alone)
-
-
-def _alone(run: Any) -> list[Record] | BaseException:
-    try:
-        return [run.step()]
-    except (Exception, SystemExit) as why:
-        return why
