@@ -29,6 +29,8 @@ import regimes as rg
 from regimes.engine.records import RecordWriter
 from regimes.engine.together import Together
 
+#: Blocks in which everything is loaded, and a stack decides whether it is worth a graph.
+WARM = 5
 #: workload -> (batch size, tokens, steps of a block)
 SETTINGS = {"digits_mlp": (64, False, 64), "char_lm": (8, True, 2), "digits_cnn": (64, False, 8)}
 
@@ -53,7 +55,9 @@ def by_hand(name: str, count: int, folder: Path) -> list[Iterator[float]]:
     ]  # fmt: skip
 
 
-def replicas(name: str, places: list[int], count: int, folder: Path, largest: int) -> Callable[[int], None]:
+def replicas(
+    name: str, places: list[int], count: int, folder: Path, largest: int, compiled: bool
+) -> Callable[[int], None]:
     """Return what advances some of the runs by so many steps each."""
     batch, _, _ = SETTINGS[name]
     work = rg.workloads.load(name)
@@ -64,6 +68,7 @@ def replicas(name: str, places: list[int], count: int, folder: Path, largest: in
                 optimizer=rg.AdamW(lr=rg.Cosine(rate(place, count), warmup="5%")),
                 batch_size=batch,
                 budget="1000000 steps",
+                compile=compiled,
             ),
             place,
         )
@@ -102,15 +107,19 @@ def serve(inbox: Any, core: int, *given: Any) -> None:
         inbox.send(None)
 
 
-def processes(name: str, count: int, workers: int, folder: Path, largest: int) -> Callable[[int | None], None]:
-    """Return what advances all runs, dealt to worker processes."""
+def processes(
+    name: str, count: int, workers: int, folder: Path, largest: int, compiled: bool = False
+) -> tuple[Callable[[int | None], None], float]:
+    """Return what advances all runs, dealt to worker processes, and the seconds until they stand ready."""
+    began = time.perf_counter()
     spawn, inboxes = multiprocessing.get_context("spawn"), []
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(workers))
     share = -(-count // workers)
     for worker in range(workers):
         ours, theirs = spawn.Pipe()
         places = list(range(count))[worker * share : (worker + 1) * share]
-        given = (theirs, cores[worker % len(cores)], name, places, count, folder / f"{workers}-{largest}", largest)
+        own = folder / f"{workers}-{largest}-{compiled}"
+        given = (theirs, cores[worker % len(cores)], name, places, count, own, largest, compiled)
         spawn.Process(target=serve, args=given, daemon=True).start()
         inboxes.append(ours)
     for inbox in inboxes:
@@ -122,7 +131,7 @@ def processes(name: str, count: int, workers: int, folder: Path, largest: int) -
         for inbox in inboxes if steps is not None else ():
             inbox.recv()
 
-    return advance
+    return advance, time.perf_counter() - began
 
 
 def faster_threads(name: str) -> int:
@@ -140,18 +149,20 @@ def faster_threads(name: str) -> int:
     return found[min(found)]
 
 
-def measure(args: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
-    """Seconds of every block, by contender."""
+def measure(args: argparse.Namespace, folder: Path) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds of every block, and seconds until it stood ready, by contender."""
     name, count = args.workload, args.replicas
     steps = SETTINGS[name][2]
     torch.set_num_threads(faster_threads(name))
     loops = by_hand(name, count, folder)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    ways = {
+    made = {
         "one process, stacked": processes(name, count, 1, folder, 64),
         f"{cores} processes, stacked": processes(name, count, cores, folder, 64),
+        f"{cores} processes, stacked and compiled": processes(name, count, cores, folder, 64, compiled=True),
         f"{cores} processes, one run at a time": processes(name, count, cores, folder, 1),
     }
+    ways = {way: advance for way, (advance, _) in made.items()}
     times: dict[str, list[float]] = {"loops by hand, one after another": [], **{way: [] for way in ways}}
 
     def hand(_: int) -> None:
@@ -160,15 +171,15 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
                 next(each)
 
     contenders = {"loops by hand, one after another": hand, **ways}
-    for block in range(args.blocks + 1):
+    for block in range(args.blocks + WARM):
         for way, advance in contenders.items():
             began = time.perf_counter()
             advance(steps)
-            if block:  # the first warms up
+            if block >= WARM:
                 times[way].append((time.perf_counter() - began) / (steps * count))
     for advance in ways.values():
         advance(None)
-    return times
+    return times, {way: seconds for way, (_, seconds) in made.items()}
 
 
 def main() -> None:
@@ -180,7 +191,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        times = measure(args, Path(folder))
+        times, ready = measure(args, Path(folder))
     hand = times["loops by hand, one after another"]
     rows = {}
     for way, found in times.items():
@@ -188,6 +199,7 @@ def main() -> None:
         rows[way] = {
             "us": statistics.median(found) * 1e6,
             "throughput": [ratios[0], statistics.median(ratios), ratios[-1]],
+            "ready s": ready.get(way, 0.0),
         }
     if args.json:
         print(json.dumps({"workload": args.workload, "replicas": args.replicas, "rows": rows}))
@@ -197,7 +209,10 @@ def main() -> None:
     )
     for way, row in rows.items():
         low, middle, high = row["throughput"]
-        print(f"{way:36s} {row['us']:9.1f} us a replica's step   {middle:5.2f}x [{low:.2f}, {high:.2f}]")
+        print(
+            f"{way:36s} {row['us']:9.1f} us a replica's step   {middle:5.2f}x [{low:.2f}, {high:.2f}]   "
+            f"ready after {row['ready s']:.0f} s"
+        )
 
 
 if __name__ == "__main__":

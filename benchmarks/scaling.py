@@ -1,7 +1,7 @@
 """How the time of a step grows: with replicas, parameters, batch, sources of a mixture, examples of a sampler, phases.
 
-The runs are trained as `regimes compare` trains them, with one thread. A row tells the time of a step (of a replica's step, where replicas grow)
-and by which power it grew since the row before: 0 is flat, 1 proportional.
+The runs are trained as `regimes compare` trains them, with one thread. A row tells the time of a step (of a replica's step,
+where replicas grow) and by which power it grew since the row before: 0 is flat, 1 proportional.
 
 Usage: python benchmarks/scaling.py [--axes replicas batch ...] [--json]
 """
