@@ -335,6 +335,7 @@ MANGLED = [
     ("\n  average: off", r"3: regime.average: got off, which YAML 1.2 reads as text"),
     ("\n  average: false", r"3: regime.average: got false; to leave 'average' out write null"),
     ("\n  average: on", r"3: regime.average: got on, .*write what 'average' shall be"),
+    ("\n  compile: on", r"3: regime.compile: got on; allowed: true, false"),
     ("\n  trainable: [yes]", r"3: regime.trainable.0: got yes"),
     ("\n  average: *ema", r"3: YAML takes '\*ema' for an alias; write it in quotes: \"\*ema\""),
     ("\n  trainable: @matrices", r"3: a value may not begin with '@' without quotes"),

@@ -15,6 +15,7 @@ from regimes.study.skeleton import PHASE_FIELDS
 from regimes.study.yaml_text import Node
 
 _PHASE = fields.table(Phase)
+_BOOLEANS = frozenset(name for name, info in _PHASE.items() if info.annotation is bool)
 
 
 class Reader:
@@ -45,7 +46,7 @@ class Reader:
             return self._printed(node.value, key)
         if not isinstance(node.value, dict):
             return None  # the skeleton has refused it
-        leaves = Leaves(node, key, self.problems)
+        leaves = Leaves(node, key, self.problems, _BOOLEANS)
         fields_, edits = self._sorted_keys(leaves, base)
         phases = self._phases(leaves, base) if "phases" in leaves.items else None
         if base is not None and phases is None:
@@ -135,7 +136,7 @@ class Reader:
                 key, f"got {show(node.data)}; allowed: a mapping such as {{name: main, budget: 80%}}", node.line
             )
             return None
-        leaves = Leaves(node, key, self.problems)
+        leaves = Leaves(node, key, self.problems, _BOOLEANS)
         given: dict[str, Any] = {}
         for name in leaves.items:
             path = leaves.path(name)

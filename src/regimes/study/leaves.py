@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from regimes.core.errors import show
@@ -50,10 +50,12 @@ class Leaves:
     key : str
         Its path, for messages.
     problems : Problems
+    booleans : collection of str
+        Names whose value may be true or false.
     """
 
-    def __init__(self, node: Node, key: str, problems: Problems) -> None:
-        self.node, self.key, self.problems = node, key, problems
+    def __init__(self, node: Node, key: str, problems: Problems, booleans: Collection[str] = ()) -> None:
+        self.node, self.key, self.problems, self._booleans = node, key, problems, booleans
         self.items: dict[str, Node] = dict(node.value)
         self._rejoin()
 
@@ -111,8 +113,13 @@ class Leaves:
             return MANGLED
         if value == "None":
             return None
+        if isinstance(value, bool) and name in self._booleans:
+            return value
         if isinstance(value, bool) or (isinstance(value, str) and value.lower() in (*_NO, *_YES)):
             said = str(value).lower()
+            if name in self._booleans:
+                self.problems.add(key, f"got {said}; allowed: true, false", child.line)
+                return MANGLED
             advice = f"to leave '{name}' out write null" if said in _NO else f"write what '{name}' shall be"
             reading = "" if isinstance(value, bool) else ", which YAML 1.2 reads as text"
             self.problems.add(key, f"got {said}{reading}; {advice}", child.line)
