@@ -55,7 +55,7 @@ def side_by_side(subject: Own, arms: Mapping[str, Any], *, timed: bool = True) -
     """
     groups: dict[Any, list[str]] = {}
     for name, regime in arms.items():
-        run = Run(subject.workload, regime, TUNING_SEED, count_flops=False)
+        run = Run(subject.workload, regime, TUNING_SEED, count_flops=False, look_ahead=False)
         why = why_not(run)
         groups.setdefault(why if why is not None else form(run), []).append(name)
     found = []

@@ -81,7 +81,7 @@ def seconds_of(subject: Own, regime: Any) -> float:
 
 
 def _timed(subject: Own, regime: Any) -> float:
-    run = Run(subject.workload, regime, TUNING_SEED, count_flops=False)
+    run = Run(subject.workload, regime, TUNING_SEED, count_flops=False, look_ahead=False)
     steps = sum(phase.length.steps or 1 for phase in run.phases)
     began, timed = time.perf_counter(), 0
     while not run.finished and timed < _WARM + _TIMED:
