@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from regimes.core.card import Card
 from regimes.core.component import fixed
+from regimes.core.curvature import HessianProducts
 from regimes.core.errors import DeclarationError
 from regimes.core.registry import register
 from regimes.probes.base import ViewProbe
@@ -96,30 +96,18 @@ class Sharpness(ViewProbe):
 
     def measure(self, view: View) -> dict[str, float]:
         """Return the eigenvalues asked for, the number of products and the estimated error."""
-        # Fused attention has no second derivative; torch's plain form has.
-        with sdpa_kernel(SDPBackend.MATH):
-            gradients = view.gradients(view.fixed(self.examples), graph=True)
         leaves = list(view.parameters.values())
-        curved = [g for g in gradients if g.requires_grad]
-
-        def product(vector: Tensor) -> Tensor:
-            pieces = vector.split([p.numel() for p in leaves])
-            seeds = [piece.view_as(g) for piece, g in zip(pieces, gradients) if g.requires_grad]
-            if not curved:
-                return torch.zeros_like(vector)
-            found = torch.autograd.grad(curved, leaves, seeds, retain_graph=True, materialize_grads=True)
-            return torch.cat([g.reshape(-1) for g in found])
-
-        spectrum = lanczos(product, start_vector(gradients), self.iterations, self.top, self.bottom, self.tolerance)
+        hessian = HessianProducts(lambda: view.loss(view.fixed(self.examples)), leaves)
+        start = start_vector(hessian.gradient)
+        spectrum = lanczos(hessian, start, self.iterations, self.top, self.bottom, self.tolerance)
         values = spectrum.values.tolist()
         tops = {("" if i == 0 else f"top_{i + 1}"): value for i, value in enumerate(values[::-1][: self.top])}
         bottoms = {f"bottom_{i + 1}": value for i, value in enumerate(values[: self.bottom])}
         return {**tops, **bottoms, "iterations": spectrum.iterations, "error": spectrum.error}
 
 
-def start_vector(gradients: tuple[Tensor, ...]) -> Tensor:
+def start_vector(steep: Tensor) -> Tensor:
     """Direction of the gradient plus 0.1 of that of a fixed vector of independent normal numbers."""
-    steep = torch.cat([g.detach().reshape(-1) for g in gradients])
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(len(steep), generator=generator, dtype=torch.float64).to(steep)
     length = steep.norm()
