@@ -46,7 +46,8 @@ class Sharpness(ViewProbe):
     top, bottom : int
         How many of the largest and smallest eigenvalues. Default 1 and 0.
     iterations : int
-        Most products. Default 10: with the graph about 30 gradients.
+        Most products. Default 10: with the graph about 30 gradients. A network that has hardly trained may need 20 for
+        five digits; `error` says so.
     tolerance : float
         Stop when the estimated error is below it. Default 1e-6.
     every : Duration
