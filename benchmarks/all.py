@@ -32,6 +32,7 @@ BENCHMARKS = {
     "checkpoint": [],
     "rules": [],
     "scaling": [],
+    "curvature": [],
     "startup": [],
 }
 PACKAGES = ("regimes", "torch", "numpy", "lightning", "pytorch_optimizer")

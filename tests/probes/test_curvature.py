@@ -84,6 +84,12 @@ def test_error_bounds_what_an_early_stop_loses():
         assert 0 < (true - found[""]) / true <= found["error"]
 
 
+def test_error_of_a_single_product_is_its_residual():
+    matrix = torch.tensor([[2.0, 3.0], [3.0, 5.0]], dtype=torch.float64)
+    found = lanczos(lambda v: matrix @ v, torch.tensor([1.0, 0.0], dtype=torch.float64), 1, 1, 0, 1e-6)
+    assert (found.values.tolist(), found.iterations, found.error) == ([2.0], 1, 1.5)
+
+
 def test_equals_the_spectrum_of_the_quadratic_workload():
     problem = quadratic(spectrum=(3.0, 1.0, 0.1), dtype=torch.float64)
     found = rg.Sharpness(bottom=1)(problem.model(), lambda m, b: half_squared_norm(m(b)), problem.centers[:100])

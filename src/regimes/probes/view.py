@@ -126,10 +126,10 @@ class View:
         total = values.new_zeros(size).index_add_(0, place, torch.where(weights != 0, values * weights, 0.0))
         return total[mass > 0] / mass[mass > 0], torch.nonzero(mass > 0).view(-1)
 
-    def gradients(self, batch: Any = None, graph: bool = False) -> tuple[Tensor, ...]:
-        """Gradient of the mean loss on a batch (default: the step's), in parameter order; `graph` keeps its own."""
+    def gradients(self, batch: Any = None) -> tuple[Tensor, ...]:
+        """Gradient of the mean loss on a batch (default: the step's), in parameter order."""
         leaves = list(self.parameters.values())
-        found = torch.autograd.grad(self.loss(batch), leaves, allow_unused=True, create_graph=graph)
+        found = torch.autograd.grad(self.loss(batch), leaves, allow_unused=True)
         return tuple(torch.zeros_like(p) if g is None else g for g, p in zip(found, leaves))
 
     def fixed(self, examples: int) -> Any:
