@@ -10,14 +10,18 @@ from regimes.engine.replicas import Stack
 from regimes.engine.run import Run
 from regimes.engine.together import Together
 from regimes.engine.traced import Worth
-from regimes.testing.conformance import tiny
+from regimes.testing.conformance import stacking, tiny
 from regimes.testing.conformance.stacking import differences
 from regimes.testing.random_regimes import draw
 
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """The graphs of all stacks, which want them from their first step."""
+    """The graphs of all stacks, which want them from their first step; states may differ by 1e-6.
+
+    Rules that divide by the size of a gradient make 1e-9 of the rounding that is the gradient of a bias before a norm.
+    """
+    monkeypatch.setattr(stacking, "NEAR", 1e-6)
     made, init = [], Stack.__init__
 
     def wanting(stack, runs):
@@ -30,11 +34,17 @@ def graphs(monkeypatch):
     return made
 
 
+def rounding(phase):
+    """Whether what a phase finds hangs on rounding: to bfloat16, or of gradients that a norm of two examples makes zero."""
+    few = [size for size in (phase.micro_batch, phase.batch_size) if isinstance(size, int)]
+    return phase.precision == "bfloat16" or min(few, default=4) < 4
+
+
 def runs(number):
-    """Three seeds of a drawn regime; none where it is refused, or where rounding to bfloat16 makes much of little."""
+    """Three seeds of a drawn regime; none where it is refused, or where much is made of rounding."""
     try:
         drawn = draw(random.Random(number), "core")
-        if any(phase.precision == "bfloat16" for phase in drawn.regime.phases):
+        if any(map(rounding, drawn.regime.phases)):
             return []
         names = ("a", "b") if any(phase.mixture is not None for phase in drawn.regime.phases) else ()
         work = tiny.workload(drawn.task, names, double=True)

@@ -211,7 +211,9 @@ def _arms(runs: Sequence[Run], metric: str, position: Any) -> dict[str, list[Out
 
 
 def _seeds(arms: Mapping[str, Sequence[Outcome]]) -> tuple[Any, ...]:
-    return tuple(dict.fromkeys(o.task.seed for outcomes in arms.values() for o in outcomes))
+    """All seeds, numbers first, in order: a tracker tells runs in whatever order they began or were kept."""
+    found = dict.fromkeys(o.task.seed for outcomes in arms.values() for o in outcomes)
+    return tuple(sorted(found, key=lambda s: (0, s, "") if isinstance(s, int | float) else (1, 0, str(s))))
 
 
 def _record(design: Design, subject: Finished, arms: Mapping[str, Sequence[Outcome]]) -> dict[str, Any]:
