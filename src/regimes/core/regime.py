@@ -70,6 +70,8 @@ class Phase(Component):
         Autocast of the forward.
     lag : int
         Steps between drawing a plan and training on it, beyond the one that is needed anyway.
+    compile : bool
+        Whether updates of elementwise rules go through torch.compile. Default False.
     """
 
     name: str = fixed("main")
@@ -91,6 +93,7 @@ class Phase(Component):
     carry: tuple[str, ...] = fixed(UNSET, unset=True)
     precision: Literal["float32", "bfloat16"] | None = fixed(UNSET, unset=True)
     lag: int = fixed(UNSET, low=0, high=64, unset=True)
+    compile: bool = fixed(UNSET, unset=True)
 
     kind = "phase"
 
@@ -155,6 +158,7 @@ def _default(name: str) -> Any:
         "on_entry": (),
         "carry": ("model",),
         "lag": 0,
+        "compile": False,
     }
     return defaults.get(name)
 
