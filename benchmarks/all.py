@@ -31,6 +31,7 @@ BENCHMARKS = {
     "large_store": [],
     "checkpoint": [],
     "rules": [],
+    "optimizers": [],
     "startup": [],
 }
 PACKAGES = ("regimes", "torch", "numpy", "lightning", "pytorch_optimizer")
