@@ -32,6 +32,7 @@ BENCHMARKS = {
     "checkpoint": [],
     "rules": [],
     "optimizers": [],
+    "muon_precision": [],
     "startup": [],
 }
 PACKAGES = ("regimes", "torch", "numpy", "lightning", "pytorch_optimizer")

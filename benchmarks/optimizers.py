@@ -1,17 +1,21 @@
 """What an optimizer step costs over torch's fused AdamW, eager and compiled, each rule beside its nearest peer.
 
-Usage: python benchmarks/optimizers.py [--blocks 60] [--no-compile] [--no-muon] [--json]
+Usage: python benchmarks/optimizers.py [--blocks 60] [--no-compile] [--only muon] [--json]
 
 One step on given gradients, of 5.07 M float32 parameters in the shapes of a small GPT (width 256, 6 layers): 26 matrices
 and 50 vectors. Everything takes its turn in every block; a row is the ratio of its time to the reference's in the same
 block, and its share of the bandwidth is bytes that the formula has to move (each tensor it reads or writes, once) in
-its time, over those of a plain copy in the same block. Muon takes the matrices alone.
+its time, over those of a plain copy in the same block. Muon takes the matrices alone, its ratios are to torch.optim.Muon's
+step; what they are depends on whether the CPU has instructions for bfloat16, so they are measured a second time with
+these switched off (ONEDNN_MAX_CPU_ISA).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -71,13 +75,10 @@ def ours(rule: Any, compiled: bool = False, matrices: bool = False) -> Step:
     return step
 
 
-def torchs(make: Callable[[list[nn.Parameter]], Any], compiled: bool = False, matrices: bool = False) -> Step:
-    """A step of a torch optimizer; compiled with its rate as a tensor, as torch advises."""
-    optimizer = make(list(given(matrices).values()))
-    if compiled:
-        for group in optimizer.param_groups:
-            group["lr"] = torch.tensor(group["lr"])
-    return torch.compile(optimizer.step) if compiled else optimizer.step
+def torchs(make: Callable[[list[nn.Parameter]], Any], matrices: bool = False) -> Step:
+    """A step of a torch optimizer."""
+    step: Step = make(list(given(matrices).values())).step
+    return step
 
 
 def copied() -> Step:
@@ -129,7 +130,7 @@ def contenders(compiled: bool) -> Iterator[tuple[str, Step]]:
         yield name, torchs(make)
 
 
-def muons(compiled: bool) -> Iterator[tuple[str, Step]]:
+def muons() -> Iterator[tuple[str, Step]]:
     """Muon of ours and of torch, on the matrices alone; torch's first."""
     yield "torch Muon", torchs(torch.optim.Muon, matrices=True)
     yield "Muon", ours(rg.Muon(), matrices=True)
@@ -177,20 +178,35 @@ def rows(times: dict[str, np.ndarray], seconds: dict[str, float], base: str) -> 
     return found
 
 
+def muon(blocks: int) -> dict[str, Any]:
+    """Rows of Muon, in this process."""
+    steps, seconds = started(muons())
+    return rows(measure(steps, max(3, blocks // 12), 1), seconds, "torch Muon")
+
+
+def without_bfloat16(blocks: int) -> dict[str, Any]:
+    """The same rows where oneDNN is told that the CPU has AVX-512 and nothing for bfloat16."""
+    command = [sys.executable, __file__, "--only", "muon", "--blocks", str(blocks), "--json"]
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return {f"{name}, no bfloat16 instructions": row for name, row in json.loads(done.stdout)["rows"].items()}
+
+
 def main() -> None:
     """Print the table, and JSON with --json."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--blocks", type=int, default=60)
     parser.add_argument("--no-compile", action="store_true")
-    parser.add_argument("--no-muon", action="store_true")
+    parser.add_argument("--only", choices=["muon"])
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    steps, seconds = started(contenders(not args.no_compile))
-    found = rows(measure(steps, args.blocks, 2), seconds, "torch AdamW, fused")
-    if not args.no_muon:
-        steps, seconds = started(muons(not args.no_compile))
-        found |= rows(measure(steps, max(3, args.blocks // 12), 1), seconds, "torch Muon")
+    if args.only is None:
+        steps, seconds = started(contenders(not args.no_compile))
+        found = rows(measure(steps, args.blocks, 2), seconds, "torch AdamW, fused")
+        found |= muon(args.blocks) | without_bfloat16(args.blocks)
+    else:
+        found = muon(args.blocks)
     if args.json:
         print(json.dumps({"parameters": sum(torch.Size(shape).numel() for shape in shapes()), "rows": found}))
         return
@@ -198,7 +214,7 @@ def main() -> None:
         low, middle, high = row["ratio"]
         more = f"   first step {row['first_step_s']:.1f} s" if "first_step_s" in row else ""
         share = f"   {row['share_of_copy'][1]:4.0%} of a copy's bandwidth" if "share_of_copy" in row else ""
-        print(f"{name:38s} {row['ms']:9.2f} ms   {middle:6.3f}x [{low:.3f}, {high:.3f}]{share}{more}")
+        print(f"{name:46s} {row['ms']:9.2f} ms   {middle:6.3f}x [{low:.3f}, {high:.3f}]{share}{more}")
 
 
 if __name__ == "__main__":

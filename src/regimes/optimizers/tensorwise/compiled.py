@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -67,6 +68,10 @@ class _Playing(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         noted = tuple([self._noted(x) for x in args]), tuple([(key, self._noted(x)) for key, x in kwargs.items()])
+        name = _plain(func)
+        for where, value in (*enumerate(noted[0]), *noted[1]):
+            if isinstance(value, Number) and name not in _TAKES_TENSORS and _SPELLED.get(name, (None,))[0] != where:
+                raise Unplayable(f"{func} may take Python's numbers only")
         result = func(*args, **kwargs)
         if not isinstance(result, Tensor):
             raise Unplayable(f"{func} returns no tensor")
@@ -136,20 +141,20 @@ def update_all(
     state = {name: value for name, value in slots[0].items() if name not in names}
     if not _fit(tensors, gradients, slots, names, state):
         fitting = [_fit([p], [g], [slot], names, state) for p, g, slot in zip(tensors, gradients, slots)]
-        columns = tuple(zip(tensors, gradients, slots))
-        rest = [column for column, fits in zip(columns, fitting) if not fits]
-        rule.update_all(*map(list, zip(*rest)), t)  # type: ignore[arg-type]
+        rest = [not fits for fits in fitting]
+        rule.update_all(list(compress(tensors, rest)), list(compress(gradients, rest)), list(compress(slots, rest)), t)
         if not any(fitting):
             return
-        tensors, gradients, slots = map(list, zip(*[column for column, fits in zip(columns, fitting) if fits]))
+        tensors, gradients = list(compress(tensors, fitting)), list(compress(gradients, fitting))
+        slots = list(compress(slots, fitting))
     dtype, device = tensors[0].dtype, tensors[0].device
     exact = torch.float64 if dtype == torch.float64 else torch.float32
     try:
         program, numbers = play(rule, dtype, names, state, t)
-        given = torch.tensor(numbers, dtype=exact, device=device)
-        _run(program, given, _columns(tensors, gradients, slots, names))
     except Unplayable:
         return rule.update_all(tensors, gradients, slots, t)
+    given = torch.tensor(numbers, dtype=exact, device=device)
+    _run(program, given, _columns(tensors, gradients, slots, names))
     for slot in slots if state else ():
         slot.update(state)
     return None
@@ -195,8 +200,6 @@ def _run(program: tuple[Operation, ...], numbers: Tensor, columns: Sequence[Sequ
     lanes += [joined] if joined else []
     width = 1 if len(lanes) == 1 else LANES
     kernel, filling = _kernel(program, len(columns), width, numbers.dtype, columns[0][0].dtype, numbers.device)
-    if kernel is None:
-        raise Unplayable("an operation takes Python's numbers only")
     for start in range(0, len(lanes), width):
         own = [x for lane in lanes[start : start + width] for x in lane]
         kernel(numbers, *own, *filling[len(own) :])
@@ -213,23 +216,18 @@ def _kernel(
     exact: torch.dtype,
     dtype: torch.dtype,
     device: torch.device,
-) -> tuple[Callable[..., Any] | None, list[Tensor]]:
-    """Return the compiled program for so many tensors in a call, and what fills empty places; None if it is no graph."""
+) -> tuple[Callable[..., Any], list[Tensor]]:
+    """Return the compiled program for so many tensors in a call, and what fills empty places."""
     graph = fx.Graph()
     tracer = fx.proxy.GraphAppendingTracer(graph)
     numbers, *places = [fx.Proxy(graph.placeholder(f"x{place}"), tracer) for place in range(1 + width * inputs)]
     given = torch.ones(len(_given(program)), dtype=exact, device=device)
     # Sizes that are equal while it is compiled would have to be equal ever after.
     first = [torch.ones(64 + 8 * lane, dtype=dtype, device=device) for lane in range(width) for _ in range(inputs)]
-    try:
-        for start in range(0, len(places), inputs):
-            _replay(program, numbers, places[start : start + inputs])
-        graph.output(())
-        module = fx.GraphModule({}, graph)
-        module(given, *first)
-    except (TypeError, RuntimeError, AttributeError):  # an operation that takes Python's numbers only
-        return None, []
-    kernel = torch.compile(module, dynamic=True, fullgraph=True)
+    for start in range(0, len(places), inputs):
+        _replay(program, numbers, places[start : start + inputs])
+    graph.output(())
+    kernel = torch.compile(fx.GraphModule({}, graph), dynamic=True, fullgraph=True)
     kernel(given, *first)
     return kernel, first
 
@@ -256,6 +254,16 @@ _SPELLED: dict[str, tuple[int | str, Callable[..., Any]]] = {
 }
 
 
+#: Operations that take 0-d tensors in place of numbers.
+_TAKES_TENSORS = frozenset(["add", "sub", "mul", "div", "pow", "clamp", "__rsub__", "__rdiv__", "__rpow__"])
+
+
+def _plain(function: Callable[..., Any]) -> str:
+    """The name of an operation, without the mark of those in place."""
+    name = function.__name__
+    return name if name.endswith("__") else name.removesuffix("_")
+
+
 def _replay(program: Sequence[Operation], numbers: fx.Proxy, inputs: Sequence[fx.Proxy]) -> None:
     """Write a program into a graph, its numbers as elements of a tensor."""
     found: dict[Place, Any] = {Place(number): x for number, x in enumerate(inputs)}
@@ -263,20 +271,21 @@ def _replay(program: Sequence[Operation], numbers: fx.Proxy, inputs: Sequence[fx
     def proxy(value: Any) -> Any:
         if isinstance(value, Place):
             return found[value]
-        return numbers[value.place] if isinstance(value, Number) else value
+        return numbers.select(0, value.place) if isinstance(value, Number) else value
 
     for done in program:
-        name, kwargs = done.function.__name__, dict(done.kwargs)
-        written = done.args[0] if name.endswith("_") and not name.startswith("__") else kwargs.pop("out", None)
-        args, named = [proxy(value) for value in done.args], {key: proxy(value) for key, value in kwargs.items()}
-        where, spelled = _SPELLED.get(name.removesuffix("_"), (None, None))
+        name, plain, kwargs = done.function.__name__, _plain(done.function), dict(done.kwargs)
+        in_place = name != plain
+        written = done.args[0] if in_place else kwargs.pop("out", None)
+        args, named = tuple([proxy(value) for value in done.args]), {key: proxy(value) for key, value in kwargs.items()}
+        where, spelled = _SPELLED.get(plain, (None, None))
         if spelled is not None and (where in kwargs or where == len(args) - 1):
-            made = spelled(*args, **named)
-        elif hasattr(torch.Tensor, name):
-            made = getattr(args[0], name)(*args[1:], **named)
+            made, in_place = spelled(*args, **named), False
+        elif hasattr(Tensor, name):
+            made = numbers.tracer.create_proxy("call_method", name, args, named)
         else:
-            made = done.function(*args, **named)
+            made = numbers.tracer.create_proxy("call_function", done.function, args, named)
         if written is None:
             found[done.result] = made
-        elif made is not found[written]:
+        elif not in_place:
             found[written].copy_(made)
