@@ -143,7 +143,7 @@ def test_what_is_no_program_is_left_to_the_rule(hand, rule):
 def test_channels_last_weights_meet_their_own_gradients(hand):
     """What lies otherwise in memory is left to the rule, beside others that are compiled."""
     live = rg.ScheduleFreeAdamW(weight_decay=0.2)
-    parameters, gradients = hand.given([(4, 3, 2, 2), (150, 100)], 5)
+    parameters, gradients = hand.given([(64, 32, 3, 3), (150, 100)], 5)
     turned = {"p0": parameters["p0"].detach().clone().to(memory_format=torch.channels_last), "p1": parameters["p1"]}
     found = trained(live, turned, gradients, compiled.update_all)
     close(found, trained(live, parameters, gradients, plainly), 1e-12)
