@@ -33,6 +33,8 @@ BENCHMARKS = {
     "rules": [],
     "scaling": [],
     "curvature": [],
+    "optimizers": [],
+    "muon_precision": [],
     "startup": [],
 }
 PACKAGES = ("regimes", "torch", "numpy", "lightning", "pytorch_optimizer")

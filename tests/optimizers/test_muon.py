@@ -51,6 +51,34 @@ def test_iteration_moves_singular_values_by_its_polynomial(shape):
     torch.testing.assert_close(got, u @ torch.diag(s) @ v, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.exact("Muon")
+@pytest.mark.parametrize("shape", [(48, 48), (32, 48), (24, 96), (96, 24)])
+@pytest.mark.parametrize("smallest", [1.0, 1e-2, 1e-4])
+def test_float32_is_as_far_from_the_polar_factor_as_its_polynomial(shape, smallest):
+    """Of U S V^T the iteration makes U p(S) V^T: max |p(s) - 1| from U V^T, whatever way the products are taken."""
+    draw, rank = torch.Generator().manual_seed(2), min(shape)
+    u, v = (torch.linalg.qr(torch.randn(n, rank, generator=draw, dtype=torch.float64))[0] for n in shape)
+    s = torch.logspace(0, math.log10(smallest), rank, dtype=torch.float64)
+    moved = s / s.norm()
+    for _ in range(5):
+        moved = 3.4445 * moved - 4.7750 * moved**3 + 2.0315 * moved**5
+    got = newton_schulz((u * s @ v.T).float()).double()
+    torch.testing.assert_close(got, u * moved @ v.T, rtol=0, atol=1e-5)
+    distance = torch.linalg.matrix_norm(got - u @ v.T, 2)
+    torch.testing.assert_close(distance, (moved - 1.0).abs().max(), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 6, 7])
+@pytest.mark.parametrize("shape", [(5, 20), (20, 5)])
+def test_products_of_the_smaller_side_are_the_same_polynomial(shape, steps):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    s = s / s.norm()
+    for _ in range(steps):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    torch.testing.assert_close(newton_schulz(matrix, steps, dtype=torch.float64), u * s @ v, rtol=0, atol=1e-12)
+
+
 def test_iteration_does_not_change_its_argument():
     matrix = torch.randn(4, 3)
     kept = matrix.clone()

@@ -69,9 +69,9 @@ class Phase(Component):
     precision : "float32", "bfloat16" or None
         Autocast of the forward.
     compile : bool
-        Whether forward and backward of training go through `torch.compile`: the same to rounding, and faster where steps
-        are many; the first one takes seconds to minutes. Several runs that are trained side by side are compiled as one.
-        Default False.
+        Whether forward and backward of training, and the updates of elementwise rules, go through `torch.compile`: the
+        same to rounding, and faster where steps are many; the first one takes seconds to minutes. Of several runs that are
+        trained side by side forward and backward are compiled as one. Default False.
     lag : int
         Steps between drawing a plan and training on it, beyond the one that is needed anyway.
     """
@@ -94,8 +94,8 @@ class Phase(Component):
     on_entry: tuple[ModelTransform, ...] = fixed(UNSET, unset=True)
     carry: tuple[str, ...] = fixed(UNSET, unset=True)
     precision: Literal["float32", "bfloat16"] | None = fixed(UNSET, unset=True)
-    compile: bool = fixed(UNSET, unset=True)
     lag: int = fixed(UNSET, low=0, high=64, unset=True)
+    compile: bool = fixed(UNSET, unset=True)
 
     kind = "phase"
 
@@ -159,8 +159,8 @@ def _default(name: str) -> Any:
         "trainable": (),
         "on_entry": (),
         "carry": ("model",),
-        "compile": False,
         "lag": 0,
+        "compile": False,
     }
     return defaults.get(name)
 

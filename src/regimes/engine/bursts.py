@@ -131,6 +131,11 @@ class Answer:
         """Return the evaluation."""
         return self._evaluation
 
+    @property
+    def compiled(self) -> bool:
+        """Whether the phase declares that a step is compiled."""
+        return bool(self._begun.run.phase.declaration.compile)
+
     def rng(self, name: str) -> torch.Generator:
         """Return a torch generator at the start of this step's stream `name`."""
         return self._begun.run.rule_generator(name, self._begun.plan.step)

@@ -155,6 +155,11 @@ class Evaluator:
                 self.run.held = gradients
         return evaluation
 
+    @property
+    def compiled(self) -> bool:
+        """Whether the phase declares that a step is compiled."""
+        return bool(self.run.phase.declaration.compile)
+
     @contextlib.contextmanager
     def at(self, direction: Sequence[Tensor]) -> Iterator[None]:
         """Inside, the weights are moved by `direction`; afterwards they are restored bitwise, whatever happened."""

@@ -47,6 +47,11 @@ class Given:
             )
         return self._evaluation
 
+    @property
+    def compiled(self) -> bool:
+        """Whether the phase declares that a step is compiled."""
+        return bool(self._evaluate.compiled)
+
     def rng(self, name: str) -> Any:
         """Return a torch generator at the start of the inner rule's stream `name`."""
         return self._evaluate.rng(f"{self._stream}{name}")

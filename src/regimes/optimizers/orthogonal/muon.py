@@ -55,7 +55,7 @@ class Muon(Tensorwise):
         Least norm divided by. Default 1e-7.
     iteration_dtype : "auto", "bfloat16" or "float32"
         In which the iteration runs. "bfloat16" is torch's, and gives its bits; "auto" is float32 on a CPU, where
-        bfloat16 costs about four times as much, and bfloat16 elsewhere.
+        bfloat16 costs three times as much (but two thirds where the CPU has instructions for it), and bfloat16 elsewhere.
 
     Raises
     ------
@@ -91,7 +91,7 @@ class Muon(Tensorwise):
         axes=("rates",),
         source="Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; Liu et al. 2025, arXiv:2502.16982",
         when="Matrices of hidden layers, with another rule for the rest: groups.muon(Muon(...), rest=AdamW(...)).",
-        cost="one slot per parameter; 15 products of matrices per weight and step",
+        cost="one slot per parameter; up to 15 products of matrices per weight and step",
         rows=("muon-mla-moe",),
         defaults={
             "lr": "1e-3, torch",

@@ -69,5 +69,7 @@ class Lion(Tensorwise):
         beta1, beta2 = self.betas
         m = slot["exp_avg"]
         direction = torch.lerp(m, g, 1.0 - beta1).sign_()
-        p.mul_(1.0 - self.lr * self.weight_decay).add_(direction, alpha=-self.lr)
+        if self.weight_decay != 0.0:
+            p.mul_(1.0 - self.lr * self.weight_decay)
+        p.add_(direction, alpha=-self.lr)
         m.lerp_(g, 1.0 - beta2)

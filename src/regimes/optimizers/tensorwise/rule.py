@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -41,6 +42,8 @@ class Tensorwise(Optimizer):
 
     #: The rule may run on any flat concatenation of tensors.
     elementwise: ClassVar[bool] = False
+    #: `update_all` is one pass over memory already: there is nothing to compile.
+    one_pass: ClassVar[bool] = False
 
     def slots(self, p: Tensor) -> dict[str, Any]:
         """Return the fresh per-parameter state of `p`."""
@@ -80,22 +83,41 @@ class Tensorwise(Optimizer):
             self.update_all((row.values,), (row.gradients,), (row.slots,), slot["step"])
             return state
         with torch.no_grad():
-            self.advance(tuple(parameters.values()), gradients, [slots[name] for name in parameters])
+            self.advance(tuple(parameters.values()), gradients, [slots[name] for name in parameters], evaluate.compiled)
         return state
 
-    def advance(self, tensors: Sequence[Tensor], gradients: Sequence[Tensor], slots: Sequence[dict[str, Any]]) -> None:
-        """Count one update of each tensor and make it; tensors of different age, type or device apart."""
+    def advance(
+        self,
+        tensors: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        slots: Sequence[dict[str, Any]],
+        compiled: bool = False,
+    ) -> None:
+        """Count one update of each tensor and make it; tensors of different age, type or device apart.
+
+        Parameters
+        ----------
+        tensors, gradients : sequence of Tensor
+        slots : sequence of dict
+        compiled : bool
+            Whether the update of an elementwise rule goes through torch.compile.
+        """
         for slot in slots:
             slot["step"] += 1
         t = slots[0]["step"]
+        update_all = self.update_all
+        if compiled and self.elementwise and not self.one_pass:
+            from regimes.optimizers.tensorwise.compiled import update_all as by_kernels
+
+            update_all = functools.partial(by_kernels, self)
         if len({slot["step"] for slot in slots}) == 1 and _alike(tensors):
-            self.update_all(tensors, gradients, slots, t)
+            update_all(tensors, gradients, slots, t)
             return
         kinds: dict[Any, list[int]] = {}
         for place, (p, slot) in enumerate(zip(tensors, slots)):
             kinds.setdefault((slot["step"], p.dtype, p.device), []).append(place)
         for (t, _, _), places in kinds.items():
-            self.update_all(_at(tensors, places), _at(gradients, places), _at(slots, places), t)
+            update_all(_at(tensors, places), _at(gradients, places), _at(slots, places), t)
 
 
 def _alike(tensors: Sequence[Tensor]) -> bool:
@@ -115,3 +137,9 @@ def fusable(tensors: Sequence[Tensor], gradients: Sequence[Tensor]) -> bool:
     if tensors[0].device.type not in ("cpu", "cuda") or not tensors[0].is_floating_point():
         return False
     return False not in map(Tensor.is_contiguous, tensors) and False not in map(Tensor.is_contiguous, gradients)
+
+
+@functools.cache
+def counter(device: torch.device) -> Tensor:
+    """Return a tensor for the step number: fused kernels want one, and making it anew costs 10 us."""
+    return torch.zeros((), device=device)

@@ -33,7 +33,7 @@ class ScheduleFree(Tensorwise):
         raise NotImplementedError(f"{type(self).__name__} gives no interpolation")
 
     def direction(self, y: Tensor, g: Tensor, slot: dict[str, Any], t: int) -> Tensor:
-        """Return the step d_t at y as a new tensor."""
+        """Return the step d_t at y; the gradient itself may be returned, and is not written to."""
         raise NotImplementedError(f"{type(self).__name__} gives no direction")
 
     def slots(self, p: Tensor) -> dict[str, Any]:
@@ -43,14 +43,17 @@ class ScheduleFree(Tensorwise):
     def update(self, p: Tensor, g: Tensor, slot: dict[str, Any], t: int) -> None:
         """Apply the formula above."""
         step, z = self.direction(p, g, slot, t), slot["z"]
+        c, beta = self.weigh(slot), self.interpolation()
+        p.lerp_(z, 1.0 - 1.0 / slot["interpolation"])  # x_t
+        z.sub_(step, alpha=self.lr)
+        p.lerp_(z, 1.0 - beta * (1.0 - c))  # y_{t+1}: z_{t+1} is in x_{t+1} too
+        slot["interpolation"] = beta
+
+    def weigh(self, slot: dict[str, Any]) -> float:
+        """Count the present rate into the average and return c_{t+1}, its share."""
         slot["weight_sum"] += self.lr**2
         # A warm-up begins at a rate of 0, where nothing moves.
-        c = self.lr**2 / slot["weight_sum"] if slot["weight_sum"] > 0.0 else 0.0
-        x = averaged(p, slot)
-        z.sub_(step, alpha=self.lr)
-        x.lerp_(z, c)
-        slot["interpolation"] = self.interpolation()
-        torch.lerp(z, x, slot["interpolation"], out=p)
+        return self.lr**2 / slot["weight_sum"] if slot["weight_sum"] > 0.0 else 0.0
 
     def evaluation_weights(self, state: State, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """x, by name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from regimes.core.component import knob
 from regimes.core.errors import DeclarationError
 from regimes.core.kinds import Knob
 from regimes.core.registry import register
+from regimes.optimizers.tensorwise.rule import counter, fusable
 from regimes.optimizers.tensorwise.schedule_free import ScheduleFree
 
 
@@ -100,4 +102,30 @@ class ScheduleFreeAdamW(ScheduleFree):
         beta2, v = self.betas[1], slot["exp_avg_sq"]
         v.mul_(beta2).addcmul_(g, g, value=1.0 - beta2)
         denominator = (v / (1.0 - beta2**t)).sqrt_().add_(self.eps)
-        return (g / denominator).add_(y, alpha=self.weight_decay)
+        step = torch.div(g, denominator, out=denominator)
+        return step.add_(y, alpha=self.weight_decay) if self.weight_decay != 0.0 else step
+
+    def update_all(
+        self, tensors: Sequence[Tensor], gradients: Sequence[Tensor], slots: Sequence[dict[str, Any]], t: int
+    ) -> None:
+        r"""torch's fused kernel makes the step of z: with a first decay of 0 its first moment is the gradient.
+
+        The gradient stands for that moment, and is written back as it is. Decay at y is decay of z by
+        (1 - beta_1) lambda and of x by beta_1 lambda.
+        """
+        if not fusable(tensors, gradients):
+            return super().update_all(tensors, gradients, slots, t)
+        step = counter(tensors[0].device).fill_(t)
+        for y, g, slot in zip(tensors, gradients, slots):
+            c, beta, was, z = self.weigh(slot), self.interpolation(), slot["interpolation"], slot["z"]
+            x = y.lerp_(z, 1.0 - 1.0 / was)
+            decay = self.weight_decay * (1.0 - was)
+            torch._fused_adamw_(
+                [z], [g], [g], [slot["exp_avg_sq"]], [], [step], lr=self.lr, beta1=0.0, beta2=self.betas[1],
+                weight_decay=decay, eps=self.eps, amsgrad=False, maximize=False,
+            )  # fmt: skip
+            if self.weight_decay != 0.0:
+                z.add_(x, alpha=-self.lr * self.weight_decay * was)
+            x.lerp_(z, 1.0 - beta * (1.0 - c))
+            slot["interpolation"] = beta
+        return None

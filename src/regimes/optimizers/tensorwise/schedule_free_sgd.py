@@ -75,4 +75,4 @@ class ScheduleFreeSGD(ScheduleFree):
 
     def direction(self, y: Tensor, g: Tensor, slot: dict[str, Any], t: int) -> Tensor:
         """The gradient and the decay at y."""
-        return g.add(y, alpha=self.weight_decay)
+        return g.add(y, alpha=self.weight_decay) if self.weight_decay != 0.0 else g

@@ -64,6 +64,7 @@ class SGD(Tensorwise):
     nesterov: bool = fixed(False)
 
     elementwise = True
+    one_pass = True
     card = Card(
         title="Gradient descent with momentum",
         axes=("rates",),
