@@ -95,4 +95,4 @@ def test_some_are_as_alone(graphs):
 
 @pytest.mark.slow
 def test_many_are_as_alone(graphs):
-    check(range(40, 1000), graphs, 100)
+    check(range(40, 1000), graphs, 40)

@@ -207,13 +207,18 @@ def _arms(runs: Sequence[Run], metric: str, position: Any) -> dict[str, list[Out
             end or None, None, None, "", False,
         )  # fmt: skip
         arms.setdefault(run.arm, []).append(outcome)
-    return arms
+    # A tracker tells runs in whatever order they began or were kept; sums depend on it in their last digits.
+    return {name: sorted(outcomes, key=lambda o: _ordered(o.task.seed)) for name, outcomes in arms.items()}
+
+
+def _ordered(seed: Any) -> tuple[int, float, str]:
+    """Numbers first."""
+    return (0, seed, "") if isinstance(seed, int | float) else (1, 0.0, str(seed))
 
 
 def _seeds(arms: Mapping[str, Sequence[Outcome]]) -> tuple[Any, ...]:
-    """All seeds, numbers first, in order: a tracker tells runs in whatever order they began or were kept."""
     found = dict.fromkeys(o.task.seed for outcomes in arms.values() for o in outcomes)
-    return tuple(sorted(found, key=lambda s: (0, s, "") if isinstance(s, int | float) else (1, 0, str(s))))
+    return tuple(sorted(found, key=_ordered))
 
 
 def _record(design: Design, subject: Finished, arms: Mapping[str, Sequence[Outcome]]) -> dict[str, Any]:
