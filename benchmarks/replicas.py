@@ -9,6 +9,7 @@ Usage: python benchmarks/replicas.py [--workload digits_mlp|char_lm|digits_cnn] 
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import json
 import multiprocessing
@@ -29,6 +30,7 @@ import regimes as rg
 from regimes.engine.records import RecordWriter
 from regimes.engine.together import Together
 
+HAND = "loops by hand, one after another"
 #: Blocks in which everything is loaded, and a stack decides whether it is worth a graph.
 WARM = 5
 #: workload -> (batch size, tokens, steps of a block)
@@ -153,7 +155,7 @@ def measure(args: argparse.Namespace, folder: Path) -> tuple[dict[str, list[floa
     """Seconds of every block, and seconds until it stood ready, by contender."""
     name, count = args.workload, args.replicas
     steps = SETTINGS[name][2]
-    torch.set_num_threads(faster_threads(name))
+    threads = faster_threads(name)
     loops = by_hand(name, count, folder)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     made = {
@@ -163,14 +165,18 @@ def measure(args: argparse.Namespace, folder: Path) -> tuple[dict[str, list[floa
         f"{cores} processes, one run at a time": processes(name, count, cores, folder, 1),
     }
     ways = {way: advance for way, (advance, _) in made.items()}
-    times: dict[str, list[float]] = {"loops by hand, one after another": [], **{way: [] for way in ways}}
 
-    def hand(_: int) -> None:
+    def hand(threads: int, _: int) -> None:
+        torch.set_num_threads(threads)
         for each in loops:
             for _ in range(steps):
                 next(each)
 
-    contenders = {"loops by hand, one after another": hand, **ways}
+    hands = {HAND: functools.partial(hand, threads)}
+    if threads > 1:
+        hands[f"{HAND}, one thread"] = functools.partial(hand, 1)
+    contenders = hands | ways
+    times: dict[str, list[float]] = {way: [] for way in contenders}
     for block in range(args.blocks + WARM):
         for way, advance in contenders.items():
             began = time.perf_counter()
@@ -192,7 +198,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         times, ready = measure(args, Path(folder))
-    hand = times["loops by hand, one after another"]
+    hand = times[HAND]
     rows = {}
     for way, found in times.items():
         ratios = sorted(h / t for h, t in zip(hand, found))

@@ -10,7 +10,7 @@ from torch import nn
 
 import regimes as rg
 from regimes.core.errors import Interrupted, RunFailed
-from regimes.engine import memory, sessions
+from regimes.engine import memory, sessions, stackable
 from regimes.engine.api import Session
 from regimes.engine.folder import Locked
 from regimes.engine.replicas import Stack
@@ -367,3 +367,15 @@ def test_a_burst_stops_before_a_step_that_is_not_finite_and_goes_on_after_it(tmp
     assert sum("skipped" in row for row in rows) > 10
     list(rg.stream(bad, BASE, 3, out=tmp_path / "stream"))
     assert contents(tmp_path / "run") == contents(tmp_path / "stream")
+
+
+def test_a_step_of_much_arithmetic_is_not_stacked_unless_it_is_compiled(monkeypatch):
+    """Told by operations: 16 examples through 6-8-2 take 3 * 2 * 16 * (6 * 8 + 8 * 2) without the first layer's 2 * 16 * 48."""
+    flops = 3 * 2 * 16 * (6 * 8 + 8 * 2) - 2 * 16 * 6 * 8
+    monkeypatch.setattr(stackable, "BOUND", flops)
+    assert len(Together(made(PLAIN, VARIANTS[:2])).stacks) == 1
+    monkeypatch.setattr(stackable, "BOUND", flops - 1)
+    together = Together(made(PLAIN, VARIANTS[:2]))
+    assert together.stacks == []
+    assert "keep a core busy" in together.reasons[0]
+    assert stackable.bound(made(PLAIN, [BASE.but(compile=True)])[0]) is None

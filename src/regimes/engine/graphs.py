@@ -53,7 +53,9 @@ class Graphs:
                 self.by_size[size] = self._trace(losses, begun, size, inputs, masks, mode)
             except Exception:  # torch cannot trace it, or it would not be the same
                 self.by_size[size] = None
-            if gc.get_freeze_count():  # nor is what tracing has loaded looked through for garbage, where the rest is not
+            if (
+                gc.get_freeze_count()
+            ):  # nor is what tracing has loaded looked through for garbage, where the rest is not
                 gc.freeze()
         graph = self.by_size[size]
         return graph if graph is not None and graph.fits(inputs, losses) else None

@@ -8,7 +8,13 @@ from typing import Any
 import torch
 
 from regimes.core.errors import RegimesError
+from regimes.engine.step import begin
+from regimes.engine.work import Flops
 from regimes.losses.forward import OutputLoss
+
+#: Operations of a forward and backward from which on a CPU's time goes into arithmetic: at 1 MFLOP a stack is three times as
+#: fast as runs one after another, at 32 as fast, at 400 slower (docs/log.md).
+BOUND = 5e7
 
 
 class Unstackable(RegimesError):
@@ -47,6 +53,27 @@ def why_not(run: Any) -> str | None:
         (run.forward.draws is True, "its forward draws from Python's or numpy's generators"),
     )
     return next((why for refused, why in checks if refused), None)
+
+
+def bound(run: Any) -> str | None:
+    """Return why a run would gain nothing from being stacked with others of its form; None where it may.
+
+    Told by how many operations a step has, not by the clock: the same study is stacked alike every time.
+
+    Parameters
+    ----------
+    run : Run
+        Between two steps.
+    """
+    if run.workload.device.type != "cpu" or run.phase.declaration.compile:
+        return None
+    begun = begin(run)
+    batch = begun.evaluate.batches()[0][2]
+    with run.buffers.aside():
+        flops = Flops().evaluation(run, begun.live, batch, True, 0)
+    if flops <= BOUND:
+        return None
+    return f"{flops / 1e6:.0f} MFLOP in a forward and backward keep a core busy, and stacking would save nothing"
 
 
 def form(run: Any) -> tuple[Any, ...]:

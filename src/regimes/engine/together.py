@@ -8,7 +8,7 @@ from typing import Any
 
 from regimes.engine import bursts, memory
 from regimes.engine.replicas import Stack
-from regimes.engine.stackable import Unstackable, form, why_not
+from regimes.engine.stackable import Unstackable, bound, form, why_not
 from regimes.engine.step import Record
 
 #: Runs in a stack, at most.
@@ -46,6 +46,10 @@ class Together:
             elif not run.finished:
                 self._leave([run], why)
         for members in groups.values():
+            why = bound(members[0]) if len(members) > 1 else None
+            if why is not None:
+                self._leave(members, why)
+                continue
             largest = min(self.largest, memory.fitting(members[0])) if len(members) > 1 else 1
             for start in range(0, len(members), largest):
                 part = members[start : start + largest]

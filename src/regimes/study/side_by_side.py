@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from regimes.core.randomness import kept
 from regimes.engine.replicas import Stack
 from regimes.engine.run import Run
-from regimes.engine.stackable import Unstackable, form, why_not
+from regimes.engine.stackable import Unstackable, bound, form, why_not
 from regimes.engine.step import step
 from regimes.study.own import Own
 from regimes.study.tasks import TUNING_SEED
@@ -71,6 +71,9 @@ def _tried(subject: Own, arms: Mapping[str, Any], timed: bool) -> SideBySide:
     regimes = list(arms.values())
     count = TRIED if timed else 2
     runs = [Run(subject.workload, regimes[i % len(regimes)], TUNING_SEED + i, count_flops=False) for i in range(count)]
+    why = bound(runs[0])
+    if why is not None:
+        return SideBySide(tuple(arms), why)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of functions without a batching rule; a run shows them
         try:
