@@ -69,6 +69,20 @@ def test_compiled_stacks_are_the_runs_alone_to_rounding():
         assert differences(run.tree(), stepped(Run(WORK, regime.but(compile=False), seed))) == ["regime"]
 
 
+def dropping():
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Dropout(0.3), nn.Linear(8, 2)).double()
+
+
+def test_masks_of_dropout_are_the_same_compiled_or_not_stacked_or_alone():
+    work = rg.Workload(model=dropping, train=data(0), val=data(1), loss=rg.CrossEntropy())
+    expected = [stepped(Run(work, PLAIN, seed)) for seed in range(2)]
+    assert differences(stepped(Run(work, COMPILED)), expected[0]) == ["regime"]
+    stack = Stack([Run(work, COMPILED, seed) for seed in range(2)])
+    while not stack.runs[0].finished:
+        stack.step()
+    assert [differences(run.tree(), tree) for run, tree in zip(stack.runs, expected)] == [["regime"], ["regime"]]
+
+
 def test_compiled_and_not_are_two_regimes_and_never_one_stack():
     assert COMPILED != PLAIN
     assert "compile=True" in repr(COMPILED)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections import deque
 
 import pytest
 import torch
@@ -203,14 +204,88 @@ class Counting(nn.Module):
         return out if out.sum().item() > 0 else -out
 
 
+class Keeping(nn.Module):
+    """Keeps something from step to step, which has an effect from the tenth forward on."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 2).double()
+        self.register_buffer("n", torch.zeros(()))
+        self.seen, self.places = deque(), {"calls": [0]}
+
+    def forward(self, x):
+        if self.training:
+            self.keep(x)
+        return self.layer(x) * torch.where(self.n > 10, 0.2, 1.0)
+
+    def keep(self, x):
+        raise NotImplementedError
+
+
+class Adding(Keeping):
+    def keep(self, x):
+        self.n += 1
+
+
+class Replacing(Keeping):
+    def keep(self, x):
+        self.n = self.n + 1
+
+
+class Averaging(Keeping):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(6).double())
+
+    def keep(self, x):
+        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+
+
+class Queueing(Keeping):
+    def keep(self, x):
+        self.seen.append(0)
+
+
+class Nested(Keeping):
+    def keep(self, x):
+        self.places["calls"][0] += 1
+
+
+class Telling(Keeping):
+    def keep(self, x):
+        pass
+
+    def get_extra_state(self):
+        return 1
+
+    def set_extra_state(self, state):
+        pass
+
+
+class Permuting(Keeping):
+    """A place to each number of its own, behind a weight that is zero at first."""
+
+    def __init__(self):
+        super().__init__()
+        self.order, self.gate = torch.randperm(6).tolist(), nn.Parameter(torch.zeros(()).double())
+
+    def forward(self, x):
+        return self.layer(x + self.gate * x[:, self.order].tanh())
+
+
 @pytest.mark.parametrize(
     ("workload", "regime", "why"),
     [
+        (work(Adding), BASE, "buffer 'n'"),
+        (work(Replacing), BASE, "buffer 'n'"),
+        (work(Averaging), BASE, "buffer 'mean'"),
+        (work(Telling), BASE, "get_extra_state"),
+        (work(Permuting), BASE, "what their models keep in 'order' differs"),
         (PLAIN, BASE.but(optimizer=rg.SAM(rg.SGD(lr=0.1))), "SAM evaluates more than once"),
         (PLAIN, BASE.but(selector=rg.HighLoss(0.5)), "HighLoss looks at the losses before the step"),
         (PLAIN, BASE.but(micro_batch="auto"), "micro_batch='auto' may halve it alone"),
         (work(plain, lambda model, batch: model(batch[0]).square().sum(1)), BASE, "is no function of the model's output"),
-        (work(Scaled), BASE, "evaluated together its loss is"),
+        (work(Scaled), BASE, "what their models keep in 'scale' differs"),
         (work(Noisy), BASE, "random operation"),
         (work(Counting), BASE, "does not go through torch.func.vmap"),
     ],
@@ -229,10 +304,48 @@ def test_what_cannot_be_stacked_says_why_and_is_as_before(workload, regime, why)
         assert all(map(torch.equal, run.trained, other.trained))
 
 
+class Tempered(nn.Module):
+    """A parameter of no dimension, and a linear layer with a parametrization."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.utils.parametrizations.weight_norm(nn.Linear(6, 2).double())
+        self.scale = nn.Parameter(torch.ones(()).double())
+
+    def forward(self, x):
+        return self.layer(x) * self.scale
+
+
+@pytest.mark.parametrize(("model", "why"), [(Queueing, "changes 'seen'"), (Nested, "changes 'places'")])
+def test_what_a_forward_keeps_in_python_is_not_stacked(model, why):
+    with pytest.raises(Unstackable, match=why):
+        Stack(made(work(model), [BASE] * 2))
+
+
+def test_scalars_and_parametrizations_are_stacked():
+    regimes = [BASE.but(budget="20 steps"), BASE.but({"budget": "20 steps", "optimizer.lr.peak": 3e-3})]
+    runs, alone = made(work(Tempered), regimes), made(work(Tempered), regimes)
+    _, together = stepped(runs)
+    assert together.reasons == []
+    for run, other in zip(runs, alone):
+        while not other.finished:
+            other.step()
+        assert differences(run.tree(), other.tree()) == []
+
+
+def test_runs_of_another_batch_size_are_a_stack_of_their_own():
+    regimes = [BASE, BASE.but(batch_size=8), BASE, BASE.but(batch_size=8), BASE.but(batch_size=5)]
+    together = Together(made(PLAIN, regimes))
+    assert sorted(len(stack.runs) for stack in together.stacks) == [2, 2]
+    assert together.reasons == ["no other run has its form"]
+
+
 def test_models_of_other_forms_are_refused_together():
     runs = [Run(PLAIN, BASE, 0), Run(NET, BASE, 1)]
     assert [why_not(run) for run in runs] == [None, None]
-    with pytest.raises(Unstackable, match="their models, what is trained of them, or their precision differ"):
+    with pytest.raises(
+        Unstackable, match="their models, what is trained of them, their precision or their batch sizes differ"
+    ):
         Stack(runs)
 
 

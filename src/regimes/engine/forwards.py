@@ -50,7 +50,8 @@ class Forward:
         if not training or not run.phase.declaration.compile:
             return run.model
         if self._compiled is None or self._compiled[0] is not run.model:
-            self._compiled = run.model, torch.compile(run.model)
+            # Random numbers are drawn as they are without: masks of dropout are then the same.
+            self._compiled = run.model, torch.compile(run.model, options={"fallback_random": True})
         return self._compiled[1]
 
     def address(self, number: int) -> None:

@@ -53,7 +53,7 @@ class Rows:
     def views_of(self, row: Tensor) -> dict[str, Tensor]:
         """Return the views of one row, or of all, by name."""
         return {
-            place.name: row[..., place.start : place.end].view(*row.shape[:-1], *place.shape) for place in self.places
+            place.name: row[..., place.start : place.end].view((*row.shape[:-1], *place.shape)) for place in self.places
         }
 
     def stacked(self) -> dict[str, Tensor]:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.nn.utils.parametrize import is_parametrized
 
 from regimes.core.errors import RegimesError
+from regimes.engine.attributes import Attributes, keeps_state
 from regimes.engine.step import begin
 from regimes.engine.work import Flops
 from regimes.losses.forward import OutputLoss
@@ -51,6 +53,7 @@ def why_not(run: Any) -> str | None:
         (len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}, "its parameters are not of one float type"),
         (not all(p.is_contiguous() for p in run.trained), "its parameters are not contiguous"),
         (run.forward.draws is True, "its forward draws from Python's or numpy's generators"),
+        (keeps_state(run.model), "its modules keep state beside parameters and buffers (get_extra_state)"),
     )
     return next((why for refused, why in checks if refused), None)
 
@@ -77,19 +80,17 @@ def bound(run: Any) -> str | None:
 
 
 def form(run: Any) -> tuple[Any, ...]:
-    """Return what runs have in common that can be stacked: model, trained parameters, precision, whether compiled."""
+    """Return what runs have in common that can be stacked: model, trained parameters, precision, batch size."""
     model, declared = run.model, run.phase.declaration
-    modules = tuple((name, type(module), module.training, repr_of(module)) for name, module in model.named_modules())
+    modules = tuple((name, _kind(module), module.training, repr_of(module)) for name, module in model.named_modules())
     tensors = tuple((name, t.shape, t.dtype, t.device) for name, t in model.state_dict(keep_vars=True).items())
-    return (
-        id(run.workload),
-        modules,
-        tensors,
-        tuple(run.parameters),
-        run.autocast,
-        declared.compile,
-        declared.micro_batch,
-    )
+    batch = declared.micro_batch, len(run.frame.plans[0])
+    return id(run.workload), modules, tensors, tuple(run.parameters), run.autocast, declared.compile, batch
+
+
+def _kind(module: Any) -> type:
+    """Its class; of one with parametrizations, which has a class of its own, the class that it was made of."""
+    return type(module).__bases__[0] if is_parametrized(module) else type(module)
 
 
 def repr_of(module: Any) -> str:
@@ -110,4 +111,9 @@ def refuse(runs: Sequence[Any]) -> None:
         if why is not None:
             raise Unstackable(why)
     if len({form(run) for run in runs}) > 1:
-        raise Unstackable("their models, what is trained of them, or their precision differ")
+        raise Unstackable("their models, what is trained of them, their precision or their batch sizes differ")
+    first, *others = [Attributes(run.model) for run in runs]
+    for other in others:
+        name = first.differs(other)
+        if name is not None:
+            raise Unstackable(f"what their models keep in '{name}' differs")

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from regimes.engine.batched import RULES
 from regimes.engine.buffers import slots
+from regimes.engine.stackable import Unstackable
 
 #: Functions that draw a mask as large as their first argument from the global generator.
 _DROPOUTS = (functional.dropout, torch.dropout)
@@ -46,6 +47,13 @@ class StackedForward:
             name: slot for name, slot in found[0].items() if slot.get() is not None and _differ(found, name, slot)
         }
         self.buffers = {name: _stacked_buffers(found, name) for name in self._slots}
+        # All others are the same in all models, and stay as they are; or the stack is one no longer.
+        rest = {name: slot for name, slot in found[0].items() if name not in self._slots}
+        self._constant = [
+            (name, slot, value, value.clone(), value._version)
+            for name, slot in rest.items()
+            if (value := slot.get()) is not None
+        ]
         #: By the shapes of the inputs, what a forward calls.
         self._looks: dict[Any, _Look] = {}
 
@@ -113,17 +121,36 @@ class StackedForward:
                 [next(rest) if isinstance(leaf, Tensor) else leaf for leaf in flat], form
             )
             with mode(masks):
-                return self.model(*own, **named)
+                output = self.model(*own, **named)
+            replaced.extend(name for (name, slot), own_ in zip(self._slots.items(), buffers) if slot.get() is not own_)
+            return output
 
+        replaced: list[str] = []
         kept = [places[key] for places, key, _ in self._places]
         held = [slot.get() for slot in self._slots.values()]
         try:
-            return vmap(one)(leaves, buffers, tensors, tuple(masks))
+            outputs = vmap(one)(leaves, buffers, tensors, tuple(masks))
         finally:
             for (places, key, _), value in zip(self._places, kept):
                 places[key] = value
             for slot, buffer in zip(self._slots.values(), held):
                 slot.module._buffers[slot.key] = buffer
+            replaced += self._put_back()
+        if replaced:
+            raise Unstackable(f"its forward writes the buffer '{replaced[0]}' in a way that no stack keeps apart")
+        return outputs
+
+    def _put_back(self) -> list[str]:
+        """Put buffers back that are the same in all models and that a forward has written; return their names."""
+        written = []
+        for place, (name, slot, tensor, value, version) in enumerate(self._constant):
+            if slot.get() is not tensor or tensor._version != version:
+                written.append(name)
+                slot.module._buffers[slot.key] = tensor
+                with torch.no_grad():
+                    tensor.copy_(value)
+                self._constant[place] = (name, slot, tensor, value, tensor._version)
+        return written
 
     def _put(self, leaves: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
         for (places, key, _), leaf in zip(self._places, leaves):

@@ -4,12 +4,11 @@ worked out once. It runs the same operations and finds the same bits, unless it 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from regimes.engine.stacked_batches import Inputs
 from regimes.losses.forward import kept, supposing
@@ -127,44 +126,6 @@ def _alike(one: Tensor, other: Tensor) -> bool:
 def _nested(counts: Sequence[int]) -> Any:
     """The form of lists of so many tensors."""
     return torch.utils._pytree.tree_structure([[0] * count for count in counts])
-
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_OF_TORCH = frozenset(vars(nn.Module()))
-
-
-class Attributes:
-    """What a model's modules keep beside parameters, buffers and parts, at this moment.
-
-    A forward that changes any of it may be another the next time, which a graph would not know; nor would it call hooks.
-
-    Parameters
-    ----------
-    model : nn.Module
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._modules = list(model.modules())
-        self._before = [_attributes(module) for module in self._modules]
-
-    def unchanged(self) -> bool:
-        """Whether all of it is as it was, and no hook listens."""
-        if any(getattr(module, name) for module in self._modules for name in _HOOKS):
-            return False
-        try:
-            return all(bool(own == _attributes(module)) for own, module in zip(self._before, self._modules))
-        except Exception:  # what cannot be compared may have changed
-            return False
-
-
-def _attributes(module: nn.Module) -> dict[str, Any]:
-    """By name; containers are copied, tensors told by their version."""
-    found: dict[str, Any] = {}
-    for name, value in vars(module).items():
-        if name not in _OF_TORCH:
-            copied = copy.copy(value) if isinstance(value, list | dict | set) else value
-            found[name] = (id(value), value._version) if isinstance(value, Tensor) else copied
-    return found
 
 
 class Worth:

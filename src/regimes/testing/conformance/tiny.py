@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
@@ -36,11 +37,22 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+_CALLS: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+
+
 class Poisonable(nn.Module):
     """Beside a model: its forward number `poison_at` (counted from 1) after `calls` is set to 0 gives NaN."""
 
-    calls = 0
     poison_at = 0
+
+    @property
+    def calls(self) -> int:
+        """How often it has run. Kept apart: a model whose attributes change is never stacked."""
+        return _CALLS.get(self, 0)
+
+    @calls.setter
+    def calls(self, count: int) -> None:
+        _CALLS[self] = count
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model."""
