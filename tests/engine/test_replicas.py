@@ -492,3 +492,9 @@ def test_a_step_of_much_arithmetic_is_not_stacked_unless_it_is_compiled(monkeypa
     assert together.stacks == []
     assert "keep a core busy" in together.reasons[0]
     assert stackable.bound(made(PLAIN, [BASE.but(compile=True)])[0]) is None
+
+
+def test_runs_that_give_up_at_the_same_step_end_one_by_one():
+    worst = BASE.but(optimizer=rg.SGD(lr=1e308), budget="30 steps")
+    found, _ = stepped(made(PLAIN, [worst, worst, BASE.but(budget="30 steps"), worst]))
+    assert [isinstance(records[-1], RunFailed) for records in found] == [True, True, False, True]

@@ -163,7 +163,7 @@ def test_a_run_that_another_process_trains_is_waited_for(tmp_path, capsys):
 
     threading.Thread(target=train).start()
     taken.wait()
-    threading.Timer(0.3, waited.set).start()
+    threading.Timer(1.0, waited.set).start()
     outcome = Own(work, OPTIONS).train(Task("a", BASE, 0), tmp_path)
     assert waited.is_set()
     assert outcome.failure is None

@@ -69,7 +69,7 @@ def train(sessions: Sequence[Session], largest: int = LARGEST) -> Iterator[Ended
     ResumeError
         If nobody asks for more, and a checkpoint on its way to disk could not be written.
     """
-    with _left_alone(), contextlib.ExitStack() as signals:
+    with _left_alone() if len(sessions) > 1 else contextlib.nullcontext(), contextlib.ExitStack() as signals:
         signals.enter_context(stopped_by_signals(sessions))
         opened: dict[Session, contextlib.ExitStack] = {}
         try:

@@ -36,6 +36,7 @@ def why_not(run: Any) -> str | None:
     dtypes = {p.dtype for p in run.trained}
     checks = (
         (run.finished, "it is finished"),
+        (not run.frame.plans, "it has given up"),
         (run.world.size > 1, "it is trained by several processes"),
         (
             not (rule.single_evaluation and rule.uses_gradients),
