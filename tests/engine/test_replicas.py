@@ -79,6 +79,14 @@ def stepped(runs, **options):
     return [found[id(run)] for run in runs], together
 
 
+def as_alone(runs, alone):
+    """Whether runs have ended as the others do, which are stepped to their ends."""
+    for other in alone:
+        while not other.finished:
+            other.step()
+    return [differences(run.tree(), other.tree()) for run, other in zip(runs, alone)] == [[]] * len(runs)
+
+
 @pytest.mark.parametrize("workload", [PLAIN, NET], ids=["plain", "norm and dropout"])
 def test_two_hundred_steps_are_those_of_each_run_alone(workload):
     runs, alone = made(workload), made(workload)
@@ -111,10 +119,7 @@ def test_runs_are_stacked_anew_where_a_phase_begins_and_go_on_alone_when_they_ar
     runs, alone = made(PLAIN, regimes), made(PLAIN, regimes)
     _, together = stepped(runs)
     assert set(together.reasons) == {"no other run has its form"}  # the longest, when the others have ended
-    for run, other in zip(runs, alone):
-        while not other.finished:
-            other.step()
-        assert differences(run.tree(), other.tree()) == []
+    assert as_alone(runs, alone)
     storages = {p.untyped_storage().data_ptr() for run in runs for p in run.trained}
     assert len(storages) == sum(len(run.trained) for run in runs)  # nobody keeps the others' memory
 
@@ -143,10 +148,7 @@ def test_where_batches_differ_in_size_each_is_evaluated_alone():
         made(PLAIN, [r.but(budget="20 steps") for r in regimes]),
     )
     stepped(runs)
-    for run, other in zip(runs, alone):
-        while not other.finished:
-            other.step()
-        assert differences(run.tree(), other.tree()) == []
+    assert as_alone(runs, alone)
 
 
 def test_inputs_may_be_nested():
@@ -165,10 +167,7 @@ def test_inputs_may_be_nested():
     runs, alone = made(workload, regimes), made(workload, regimes)
     _, together = stepped(runs)
     assert together.reasons == []
-    for run, other in zip(runs, alone):
-        while not other.finished:
-            other.step()
-        assert differences(run.tree(), other.tree()) == []
+    assert as_alone(runs, alone)
 
 
 class Scaled(nn.Module):
@@ -327,10 +326,7 @@ def test_scalars_and_parametrizations_are_stacked():
     runs, alone = made(work(Tempered), regimes), made(work(Tempered), regimes)
     _, together = stepped(runs)
     assert together.reasons == []
-    for run, other in zip(runs, alone):
-        while not other.finished:
-            other.step()
-        assert differences(run.tree(), other.tree()) == []
+    assert as_alone(runs, alone)
 
 
 def test_runs_of_another_batch_size_are_a_stack_of_their_own():
@@ -369,7 +365,8 @@ def test_tied_frozen_and_named():
     }
     rows["one.weight"].requires_grad_()
     x, shift = torch.randn(3, 5, 3), torch.randn(3, 5, 3)
-    out = StackedForward(models, rows)((x,), {"shift": shift, "power": 2}, list)
+    forward, inputs = StackedForward(models, rows), ((x,), {"shift": shift, "power": 2})
+    out = forward.outputs(*inputs, *forward.drawn(*inputs, list))
     [g] = torch.autograd.grad(out.sum(), [rows["one.weight"]])
     for place, model in enumerate(models):
         alone = model(x[place], shift=shift[place], power=2)

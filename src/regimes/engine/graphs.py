@@ -53,9 +53,8 @@ class Graphs:
                 self.by_size[size] = self._trace(losses, begun, size, inputs, masks, mode)
             except Exception:  # torch cannot trace it, or it would not be the same
                 self.by_size[size] = None
-            if (
-                gc.get_freeze_count()
-            ):  # nor is what tracing has loaded looked through for garbage, where the rest is not
+            # Where what existed before is not looked through for garbage, neither is what tracing has loaded.
+            if gc.get_freeze_count():
                 gc.freeze()
         graph = self.by_size[size]
         return graph if graph is not None and graph.fits(inputs, losses) else None

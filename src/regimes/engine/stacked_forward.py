@@ -24,7 +24,8 @@ Mode = Callable[[Sequence[Tensor]], AbstractContextManager[Any]]
 
 
 class StackedForward:
-    """``forward(args, kwargs, seeds)`` of R models: inputs and outputs have a leading axis of R.
+    """The forward of R models, ``outputs(args, kwargs, *drawn(args, kwargs, seeds))``: inputs and outputs have a leading
+    axis of R.
 
     The first model's modules run, with stacked weights in the places of its own; its hooks and modes count for all.
     Dropout takes masks that are drawn for every replica from its own seed, as its own forward would draw them; any
@@ -57,19 +58,6 @@ class StackedForward:
         #: By the shapes of the inputs, what a forward calls.
         self._looks: dict[Any, _Look] = {}
 
-    def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any], seeds: Callable[[], Sequence[int]]) -> Any:
-        """Return the outputs.
-
-        Parameters
-        ----------
-        args, kwargs
-            Tensors with a leading axis of R; anything else is the same for all.
-        seeds : callable
-            Returns the seed of every replica's forward; asked only if something is drawn.
-        """
-        masks, mode = self.drawn(args, kwargs, seeds)
-        return self.outputs(args, kwargs, masks, mode)
-
     def outputs(self, args: Sequence[Any], kwargs: Mapping[str, Any], masks: Sequence[Tensor], mode: Mode) -> Any:
         """Return the outputs, with what `drawn` returned."""
         return self.mapped(self.leaves, self.written, args, kwargs, masks, mode)
@@ -82,7 +70,15 @@ class StackedForward:
     def drawn(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], seeds: Callable[[], Sequence[int]]
     ) -> tuple[Sequence[Tensor], Mode]:
-        """Return the masks that a forward on such inputs takes, and the mode that hands them out."""
+        """Return the masks that a forward on such inputs takes, and the mode that hands them out.
+
+        Parameters
+        ----------
+        args, kwargs
+            Tensors with a leading axis of R; anything else is the same for all.
+        seeds : callable
+            Returns the seed of every replica's forward; asked only if something is drawn.
+        """
         key = tuple([leaf.shape if isinstance(leaf, Tensor) else None for leaf in pytree.tree_leaves((args, kwargs))])
         if key not in self._looks:
             self._looks[key] = self._look(args, kwargs)
