@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +20,14 @@ from regimes.core import fields
 from regimes.core.errors import DeclarationError, nearest, show
 from regimes.core.kinds import Controller, Schedule
 from regimes.core.registry import REGISTRY
+from regimes.optimizers.second_order.diagonals import (
+    DiagonalCurvature,
+    gauss_newton_bartlett_diagonal,
+    hutchinson_diagonal,
+)
 from regimes.optimizers.tensorwise.rule import Tensorwise
+
+__all__ = ["RuleOptimizer", "gauss_newton_bartlett_diagonal", "hutchinson_diagonal"]
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -101,9 +108,44 @@ class RuleOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             rule, tensors = self._live(group), [p for p in group["params"] if p.grad is not None]
             slots = [self._slot(rule, p) for p in tensors]
+            self._refuse_uncurved(slots)
             if tensors:
                 rule.advance(tensors, [p.grad for p in tensors], slots)
         return loss
+
+    @torch.no_grad()
+    def update_hessian(self, estimates: Iterable[Tensor]) -> None:
+        """Take in an estimate of the Hessian's diagonal, for rules that read one (AdaHessian, Sophia).
+
+        Parameters
+        ----------
+        estimates : iterable of Tensor
+            One for each parameter, in the order of the groups: from `hutchinson_diagonal` or
+            `gauss_newton_bartlett_diagonal`, before the first step and as often as the rule is to read the curvature.
+
+        Raises
+        ------
+        TypeError
+            If the rule reads no curvature.
+        ValueError
+            If the number of estimates is not that of the parameters.
+        """
+        if not issubclass(self.rule, DiagonalCurvature):
+            raise TypeError(f"{type(self).__name__} reads no curvature; step() alone updates")
+        places = [(group, p) for group in self.param_groups for p in group["params"]]
+        for (group, p), estimate in zip(places, estimates, strict=True):
+            rule: Any = self._live(group)
+            if not self.state[p]:
+                self.state[p].update(rule.fresh(p))
+            rule.refresh(p, estimate, self.state[p])
+            self.state[p]["curved"] = True
+
+    def _refuse_uncurved(self, slots: Iterable[dict[str, Any]]) -> None:
+        if issubclass(self.rule, DiagonalCurvature) and not all(slot.get("curved") for slot in slots):
+            raise RuntimeError(
+                f"{type(self).__name__} divides by an estimate of the curvature; give it one with update_hessian(...) "
+                "before step(), from regimes.optim.hutchinson_diagonal or gauss_newton_bartlett_diagonal"
+            )
 
     def _slot(self, rule: Tensorwise, p: Tensor) -> dict[str, Any]:
         assert p.grad is not None

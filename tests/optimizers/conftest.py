@@ -16,6 +16,8 @@ class Given(NamedTuple):
 
     loss: float
     gradients: tuple
+    captured: dict = {}
+    mass: float = 1.0
 
 
 def shapes_and_gradients(shapes, steps, dtype=torch.float64, seed=0):
@@ -26,15 +28,20 @@ def shapes_and_gradients(shapes, steps, dtype=torch.float64, seed=0):
 
 
 class Stub:
-    """An evaluate that hands out given gradients."""
+    """An evaluate that hands out given gradients g, drawn ones that equal them, and diag(1 + g) as the Hessian."""
 
     compiled = False
 
     def __init__(self, gradients, seed=0):
         self.gradients, self.seed = gradients, seed
 
-    def __call__(self, **kwargs):
-        return Given(0.0, tuple(g.clone() for g in self.gradients))
+    def __call__(self, vectors=(), sampled=False, **kwargs):
+        products = [tuple((1.0 + g) * v for g, v in zip(self.gradients, vector)) for vector in vectors]
+        captured = {"hessian_products": products, "sampled_gradients": self.gradients if sampled else ()}
+        return Given(0.0, tuple(g.clone() for g in self.gradients), captured)
+
+    def log(self, name, value):
+        """Nobody keeps it."""
 
     def rng(self, name):
         return torch.Generator().manual_seed(self.seed)

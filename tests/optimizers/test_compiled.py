@@ -12,11 +12,13 @@ from regimes.optimizers.tensorwise.rule import Tensorwise
 RULES = [cls for cls in REGISTRY.classes("optimizer") if issubclass(cls, Tensorwise) and cls.elementwise]
 #: Away from the defaults, so that every term of a formula counts.
 OPTIONS = {
+    "AdaHessian": {"weight_decay": 0.2, "betas": (0.8, 0.95), "hessian_power": 0.7},
     "AdamW": {"weight_decay": 0.2, "betas": (0.8, 0.95)},
     "Lion": {"weight_decay": 0.2},
     "SGD": {"momentum": 0.9, "weight_decay": 0.1, "nesterov": True},
     "ScheduleFreeAdamW": {"weight_decay": 0.2, "betas": (0.8, 0.95), "eps": 1e-6},
     "ScheduleFreeSGD": {"weight_decay": 0.2},
+    "Sophia": {"weight_decay": 0.2, "gamma": 1.0, "eps": 0.1},
 }
 SHAPES = [(4, 3), (5,), (), (150, 100), (100, 200)]  # two above SMALL
 
@@ -29,6 +31,9 @@ def trained(rule, parameters, gradients, update_all):
     """Weights and slots after one update for each tuple of gradients, at rates that change with every one."""
     tensors = [p.detach().clone() for p in parameters.values()]
     slots = [rule.slots(p) for p in tensors]
+    for p, slot in zip(tensors, slots):
+        if hasattr(rule, "refresh"):
+            rule.refresh(p, 1.0 + p.sin(), slot)
     with torch.no_grad():
         for t, (lr, given) in enumerate(zip(rates(len(gradients)), gradients), start=1):
             update_all(rule.with_values({"lr": lr}), tensors, given, slots, t)

@@ -406,9 +406,38 @@ class Loss(Stateful):
         """Return the losses per unit of one micro-batch; the state is read-only here."""
         raise NotImplementedError(f"{type(self).__name__} gives no units")
 
+    def sampled(self, state: State, model: nn.Module, batch: Any, generator: Any) -> UnitLosses:
+        """Return the losses of one micro-batch for targets drawn from what the model predicts.
+
+        Targets and values are such that the gradient of a unit has, over draws, mean zero and as second moment the
+        Gauss-Newton matrix of the unit's loss: what estimates of a curvature are made of.
+
+        Parameters
+        ----------
+        state, model, batch
+            As of `units`.
+        generator : torch.Generator
+            From which the targets are drawn.
+
+        Raises
+        ------
+        DeclarationError
+            If the loss says no distribution of targets.
+        """
+        raise no_distribution(self)
+
     def __call__(self, model: nn.Module, batch: Any) -> UnitLosses:
         """`units` with a fresh state, for use in a person's own loop."""
         return self.units(self.init(), model, batch)
+
+
+def no_distribution(loss: Loss) -> DeclarationError:
+    """Return the refusal of a loss from which no targets can be drawn."""
+    return DeclarationError(
+        f"got {type(loss).__name__}, which says no distribution from which the rule could draw targets; allowed: a loss "
+        "that says one (its method `sampled`), as the cross-entropies and the squared error do",
+        "loss",
+    )
 
 
 class Selector(Stateful):
@@ -477,7 +506,7 @@ class Optimizer(Stateful):
     """Turns evaluations into new parameters."""
 
     kind = "optimizer"
-    #: A rule that makes exactly one plain evaluation, with gradients and no captures, may stand inside Groups.
+    #: Whether a step makes exactly one plain evaluation, with gradients and nothing else asked for.
     single_evaluation: ClassVar[bool] = True
     #: Whether a step asks for gradients; a rule that does not leaves gradient transforms and gradient signals idle.
     uses_gradients: ClassVar[bool] = True
@@ -487,6 +516,25 @@ class Optimizer(Stateful):
     def init(self, parameters: Mapping[str, Tensor]) -> State:
         """Return the state for these parameters, per-parameter state under ``slots`` by name."""
         return {name: part.init(parameters) for name, part in self.parts() if isinstance(part, Optimizer)}
+
+    def asks(self, state: State, parameters: Mapping[str, Tensor], evaluate: Any) -> Mapping[str, Any]:
+        """Return what the one evaluation of the next step is asked for beyond loss and gradient.
+
+        A rule that makes one evaluation, with these arguments, may stand inside Groups, which asks for several at once.
+
+        Parameters
+        ----------
+        state, parameters
+            As of `step`.
+        evaluate : object
+            Gives randomness of the step: ``evaluate.rng(name)``.
+
+        Returns
+        -------
+        mapping
+            Of ``capture``, ``vectors`` and ``sampled``, as `evaluate` takes them.
+        """
+        return {}
 
     def step(self, state: State, parameters: Mapping[str, Tensor], evaluate: Any) -> State:
         """Evaluate, then write parameters and state, and return the state.

@@ -15,6 +15,7 @@ from regimes.core.kinds import TransformContext
 from regimes.core.unit_losses import UnitLosses, Units
 from regimes.engine import arithmetic, diagnose, distributed
 from regimes.engine.captures import Captures
+from regimes.engine.curvature import Products, Vector, sampled_gradients
 from regimes.engine.example_gradients import example_gradients, own_gradients
 from regimes.engine.parts import Part, culprits, units_of
 from regimes.engine.plan import Plan
@@ -34,9 +35,11 @@ class Evaluation(NamedTuple):
     units : Units or None
         Unit losses, without graph; None with ``reduce=True`` where nobody needs them.
     captured : dict
-        What `capture` named.
+        What `capture` named, and what `examples`, `vectors` and `sampled` asked for.
     finite : bool
         Always True: what is not finite raises NonFinite.
+    mass : float
+        Sum of the weights by which the loss was divided: how many units count.
     """
 
     loss: float
@@ -44,6 +47,7 @@ class Evaluation(NamedTuple):
     units: Units | None = None
     captured: dict[str, Any] = {}
     finite: bool = True
+    mass: float = 0.0
 
 
 class Foreseen(NamedTuple):
@@ -89,6 +93,7 @@ class Evaluator:
         self._buffers = run.buffers.begin()
         self._selected: list[Tensor] | None = None
         self._noting = False
+        self._products: Products | None = None
         #: The answer to the first evaluation with gradients, where it has been made together with other runs'.
         self.ready: Ready | None = None
 
@@ -102,6 +107,8 @@ class Evaluator:
         examples: bool = False,
         reduce: bool = True,
         training: bool = True,
+        vectors: Sequence[Vector] = (),
+        sampled: bool = False,
     ) -> Evaluation:
         """Evaluate loss and gradient of the step's plan at the present weights.
 
@@ -122,21 +129,34 @@ class Evaluator:
             Whether only the reduced loss is wanted.
         training : bool
             False: with the model in evaluation mode (no dropout, running statistics as they are).
+        vectors : sequence of sequences of Tensor
+            A tensor for each parameter and vector: the products of the loss's Hessian with these come in
+            ``captured["hessian_products"]``, in the same form (the loss before gradient transforms).
+        sampled : bool
+            The gradient of the same loss for targets that the model draws (`Loss.sampled`) comes in
+            ``captured["sampled_gradients"]``, in parameter order, and `capture` is of that forward and backward.
 
         Raises
         ------
         NonFinite
-            If loss or gradient is not finite.
+            If loss, gradient or product is not finite.
+        DeclarationError
+            If `sampled` is asked of a loss that says no distribution of targets.
         """
         keep_units = self.first is None and (self.run.keep_units or not reduce)
         self._buffers.enter(first=self.first is None)
         captures = Captures(self.run.model, capture, grad) if capture else None
         self._noting = grad and final and self.run.micro_norms
+        self._products = Products(self, vectors) if vectors else None
+        captured: dict[str, Any] = {}
         with contextlib.nullcontext() if training else evaluating(self.run.model):
-            loss, gradients, units = self._sum(grad, keep_units or not reduce, captures)
-        captured: dict[str, Any] = (
-            {} if captures is None else {name: self.run.world.joined(found) for name, found in captures.found.items()}
-        )
+            loss, gradients, units = self._sum(grad, keep_units or not reduce, None if sampled else captures)
+            if sampled:
+                captured["sampled_gradients"] = sampled_gradients(self, self.mass, captures, grad)
+        if captures is not None:
+            captured |= {name: self.run.world.joined(found) for name, found in captures.found.items()}
+        if self._products is not None:
+            captured["hessian_products"] = self._products.total(self.mass)
         self._buffers.leave(first=self.first is None)
         if self.run.world.size > 1:
             distributed.refuse_statistics(self.run)
@@ -146,7 +166,7 @@ class Evaluator:
             if self.run.example_gradients and self.final is None:
                 self.example_gradients = captured.get("example_gradients") or self._example_gradients()
             gradients = self._finalize(gradients)
-        evaluation = Evaluation(loss, gradients, units, captured)
+        evaluation = Evaluation(loss, gradients, units, captured, mass=self.mass)
         if self.first is None:
             self.first = evaluation
         if grad and final:
@@ -281,8 +301,10 @@ class Evaluator:
         self, number: int, start: int, batch: Any, tree: arithmetic.Tree | None, keep: bool, captures: Captures | None
     ) -> Part:
         """Evaluate one micro-batch, and add its gradients to the tree."""
-        run, live, grad = self.run, self.live, tree is not None
-        if captures is None:
+        run, live, grad, products = self.run, self.live, tree is not None, self._products
+        if products is not None:
+            losses, (weights, own), curved = products.part(number, start, batch)
+        elif captures is None:
             losses = run.forward(live, batch, number, grad)
             weights, own = self.weights(number, losses, start)
         else:
@@ -297,12 +319,17 @@ class Evaluator:
         norm = None
         if tree is not None:
             run.held = ()
-            gradients = run.gradients(losses.values, weights)
+            gradients = run.gradients(losses.values, weights) if products is None else curved
             if self._noting:
                 norm = arithmetic.norm(gradients) / max(mass, 1e-30)
             tree.add(gradients)
-        flops = 0.0 if run.flops is None else run.flops.evaluation(run, live, batch, grad, len(losses.values))
-        if grad and weights is None and own is None and len(self.sizes) == 1:
+        if run.flops is None:
+            flops = 0.0
+        elif products is None:
+            flops = run.flops.evaluation(run, live, batch, grad, len(losses.values))
+        else:
+            flops = products.flops(number, start, batch)
+        if grad and products is None and weights is None and own is None and len(self.sizes) == 1:
             run.foreseen[self.sizes[0]] = Foreseen(part.tokens, flops)
         return part._replace(flops=flops, norm=norm)
 

@@ -35,7 +35,8 @@ class _First:
         self._inner = inner
 
     def __call__(self, grad: bool = True, final: bool = True, capture: Sequence[str] = (), **how: Any) -> Evaluation:
-        self._inner(grad=False, capture=[name for name in capture if not name.startswith("output_gradient:")])
+        values = [name for name in capture if not name.startswith("output_gradient:")]
+        self._inner(grad=False, capture=values, sampled=how.get("sampled", False))
         raise _Asked
 
     @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 from typing import Any
 
@@ -64,7 +65,9 @@ class Forward:
         if self.run.workload.device.type == "cuda":
             torch.cuda.manual_seed(streams.seed32("forward-device", self.step, number))
 
-    def __call__(self, live: Any, batch: Any, number: int, grad: bool, watched: bool = False) -> UnitLosses:
+    def __call__(
+        self, live: Any, batch: Any, number: int, grad: bool, watched: bool = False, sampled: Any = None
+    ) -> UnitLosses:
         """Return the losses of the units of one micro-batch.
 
         Parameters
@@ -74,6 +77,8 @@ class Forward:
             Whether gradients are wanted.
         watched : bool
             Whether somebody listens to the model's modules, which are then not compiled.
+        sampled : torch.Generator, optional
+            Draw the targets from what the model predicts.
 
         Raises
         ------
@@ -85,12 +90,13 @@ class Forward:
         before = () if self.draws else self._marks()
         loss = live.loss if live.loss is not None else run.loss
         model = self.model(grad and not watched)
+        units = loss.units if sampled is None else functools.partial(loss.sampled, generator=sampled)
         try:
             if grad and not run.autocast:
-                losses = loss.units(run.states["loss"], model, batch)
+                losses = units(run.states["loss"], model, batch)
             else:
                 with torch.set_grad_enabled(grad), self.precision():
-                    losses = loss.units(run.states["loss"], model, batch)
+                    losses = units(run.states["loss"], model, batch)
         except (DeclarationError, UserCodeError, torch.OutOfMemoryError):
             raise
         except Exception as why:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -46,3 +47,11 @@ class BCE(OutputLoss):
         target = target if target.is_floating_point() else target.to(output.dtype)  # soft labels are not rounded
         values = functional.binary_cross_entropy_with_logits(output, target, reduction="none")
         return per_example(values)
+
+    def per_unit_drawn(self, output: Tensor, target: Tensor, generator: torch.Generator) -> UnitLosses:
+        r"""Loss of labels drawn from the output, times :math:`\sqrt d`: it is a mean over d labels, not a likelihood."""
+        shares = torch.sigmoid(output.detach()).nan_to_num(nan=0.5)  # the loss shows what is not finite
+        drawn = torch.bernoulli(shares, generator=generator)
+        losses = self.per_unit(output, drawn)
+        numbers = output[0].numel() if len(output) else 1
+        return UnitLosses(losses.values * numbers**0.5, losses.weights, losses.examples)

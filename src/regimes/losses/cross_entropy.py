@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -11,7 +12,7 @@ from regimes.core.errors import DeclarationError
 from regimes.core.kinds import Knob
 from regimes.core.registry import register
 from regimes.core.unit_losses import UnitLosses
-from regimes.losses.forward import OutputLoss, kept, per_position
+from regimes.losses.forward import OutputLoss, drawn_classes, kept, per_position
 
 
 @register
@@ -73,3 +74,11 @@ class CrossEntropy(OutputLoss):
         )
         counts = None if target.is_floating_point() else kept(target, self.ignore)
         return per_position(values, None if counts is None else counts.to(values.dtype))
+
+    def per_unit_drawn(self, output: Tensor, target: Tensor, generator: torch.Generator) -> UnitLosses:
+        """Loss, without smoothing (which has the same curvature), of classes drawn from softmax(output)."""
+        logits = output.movedim(1, -1)  # (n, d1, ..., classes)
+        if target.is_floating_point():  # probabilities: none is ignored
+            target = torch.zeros(logits.shape[:-1], dtype=torch.int64, device=logits.device).fill_(self.ignore - 1)
+        flat = drawn_classes(logits.reshape(-1, logits.shape[-1]), target.reshape(-1), self.ignore, generator)
+        return self.with_values({"label_smoothing": 0.0}).per_unit(output, flat.view(logits.shape[:-1]))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from regimes.core.errors import DeclarationError, show
-from regimes.core.kinds import Loss, State
+from regimes.core.kinds import Loss, State, no_distribution
 from regimes.core.unit_losses import UnitLosses
 
 TARGETS = ("target", "targets", "label", "labels", "y")
@@ -118,6 +118,14 @@ class OutputLoss(Loss):
         """One forward, then `per_unit`."""
         return self.per_unit(*predict(model, batch))
 
+    def per_unit_drawn(self, output: Any, target: Any, generator: torch.Generator) -> UnitLosses:
+        """Return the losses per unit of targets drawn from the output; what `target` ignores stays ignored."""
+        raise no_distribution(self)
+
+    def sampled(self, state: State, model: nn.Module, batch: Any, generator: torch.Generator) -> UnitLosses:
+        """One forward, then `per_unit_drawn`."""
+        return self.per_unit_drawn(*predict(model, batch), generator)
+
 
 def flat_tokens(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return logits (units, classes), targets (units,) and the example of each unit, for (n, length) targets."""
@@ -203,3 +211,26 @@ def kept(target: Tensor, ignore: int) -> Tensor | None:
         return None
     counts = target != ignore
     return None if counts.all() else counts
+
+
+def drawn_classes(logits: Tensor, target: Tensor, ignore: int, generator: torch.Generator) -> Tensor:
+    """Return classes drawn from softmax(logits), `ignore` where the target is.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (n, classes)
+    target : Tensor of int64, shape (n,)
+    ignore : int
+    generator : torch.Generator
+
+    Examples
+    --------
+    >>> logits = torch.tensor([[0.0, 50.0], [50.0, 0.0], [0.0, 0.0]])
+    >>> drawn_classes(logits, torch.tensor([0, 0, -100]), -100, torch.Generator())
+    tensor([   1,    0, -100])
+    """
+    # In float32 at least: in half precision small probabilities would be rounded away.
+    shares = torch.softmax(logits.detach().to(torch.promote_types(logits.dtype, torch.float32)), -1)
+    # What is not finite is the loss's to show: torch would refuse to draw.
+    drawn = torch.multinomial(shares.nan_to_num(nan=1.0), 1, generator=generator).view(-1)
+    return torch.where(target == ignore, target, drawn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from regimes.core.card import Card
@@ -36,3 +37,9 @@ class MSE(OutputLoss):
         """Loss of each example; output and target (n, ...)."""
         same_shape(output, target)
         return per_example((output - target).square())
+
+    def per_unit_drawn(self, output: Tensor, target: Tensor, generator: torch.Generator) -> UnitLosses:
+        """Loss of targets drawn around the output with variance d / 2, of which it is the negative log-likelihood."""
+        normal = torch.randn(output.shape, generator=generator, dtype=output.dtype, device=output.device)
+        numbers = output[0].numel() if len(output) else 1
+        return self.per_unit(output, output.detach() + (numbers / 2) ** 0.5 * normal)

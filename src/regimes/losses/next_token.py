@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -9,7 +10,7 @@ from regimes.core.card import Card
 from regimes.core.component import fixed
 from regimes.core.registry import register
 from regimes.core.unit_losses import UnitLosses
-from regimes.losses.forward import OutputLoss, flat_tokens, kept
+from regimes.losses.forward import OutputLoss, drawn_classes, flat_tokens, kept
 
 
 @register
@@ -46,3 +47,8 @@ class NextToken(OutputLoss):
         values = functional.cross_entropy(logits, flat, reduction="none", ignore_index=self.ignore)
         counts = kept(flat, self.ignore)
         return UnitLosses(values, None if counts is None else counts.to(values.dtype), examples)
+
+    def per_unit_drawn(self, output: Tensor, target: Tensor, generator: torch.Generator) -> UnitLosses:
+        """Loss of tokens drawn from softmax(output); padding stays padding."""
+        logits, flat, _ = flat_tokens(output, target)
+        return self.per_unit(output, drawn_classes(logits, flat, self.ignore, generator).view(target.shape))

@@ -7,6 +7,8 @@ from regimes.optimizers.foreign.torch_class import Torch
 from regimes.optimizers.groups import Group, Groups
 from regimes.optimizers.kronecker.mkor import MKOR
 from regimes.optimizers.orthogonal.muon import Muon
+from regimes.optimizers.second_order.ada_hessian import AdaHessian
+from regimes.optimizers.second_order.sophia import Sophia
 from regimes.optimizers.tensorwise.ada_grad_norm import AdaGradNorm
 from regimes.optimizers.tensorwise.adamw import AdamW
 from regimes.optimizers.tensorwise.lion import Lion
@@ -21,6 +23,7 @@ __all__ = [
     "SAM",
     "SGD",
     "AdaGradNorm",
+    "AdaHessian",
     "AdamW",
     "FedAvg",
     "Group",
@@ -32,5 +35,6 @@ __all__ = [
     "RecursiveRidge",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
+    "Sophia",
     "Torch",
 ]

@@ -6,6 +6,7 @@ from typing import Any
 
 from regimes.core.errors import DeclarationError
 from regimes.core.kinds import Optimizer
+from regimes.optimizers.asked import asks
 
 
 class Given:
@@ -15,8 +16,8 @@ class Given:
     ----------
     evaluate : callable
         What the outer rule was given.
-    evaluation : Evaluation
-        The answer, with gradients of the inner rule's parameters.
+    evaluation : Evaluation or None
+        The answer, with gradients of the inner rule's parameters; None while the rule is asked what it asks for.
     key : str
         Path of the inner rule in the outer one, for messages.
     stream : str
@@ -29,7 +30,7 @@ class Given:
     """
 
     def __init__(self, evaluate: Any, evaluation: Any, key: str, stream: str = "") -> None:
-        self._evaluate, self._evaluation, self._key, self._stream = evaluate, evaluation, key, stream
+        self._evaluate, self.evaluation, self._key, self._stream = evaluate, evaluation, key, stream
 
     def __call__(
         self,
@@ -39,13 +40,17 @@ class Given:
         examples: bool = False,
         reduce: bool = True,
         training: bool = True,
+        vectors: Any = (),
+        sampled: bool = False,
     ) -> Any:
         """Return the evaluation."""
-        if not (grad and final and reduce and training) or capture or examples:
+        wanted = [*capture, *["hessian_products"] * bool(vectors), *["sampled_gradients"] * sampled]
+        there = not wanted or all(name in self.evaluation.captured for name in wanted)
+        if not (grad and final and reduce and training and there) or examples:
             raise DeclarationError(
                 "the rule asks for more than the gradient; an inner rule is given one plain evaluation", self._key
             )
-        return self._evaluation
+        return self.evaluation
 
     @property
     def compiled(self) -> bool:
@@ -55,6 +60,10 @@ class Given:
     def rng(self, name: str) -> Any:
         """Return a torch generator at the start of the inner rule's stream `name`."""
         return self._evaluate.rng(f"{self._stream}{name}")
+
+    def log(self, name: str, value: float) -> None:
+        """Write a number of the inner rule's own into the step's record."""
+        self._evaluate.log(f"{self._stream}{name}", value)
 
 
 def refuse_several(rule: Optimizer, where: str, key: str) -> None:
@@ -78,6 +87,12 @@ and cannot stand inside Groups; write SAM(Groups(...))
     if rule.single_evaluation:
         return
     name = type(rule).__name__
+    if asks(rule):
+        raise DeclarationError(
+            f"{name} asks for more than the gradient, and cannot stand inside {where}; allowed: a rule that needs the "
+            "gradient alone, for example AdamW()",
+            key,
+        )
     around = any(isinstance(part, Optimizer) for _, part in rule.parts())
     hint = f"write {name}({where}(...))" if around else f"allowed: {name} alone, as the optimizer"
     raise DeclarationError(

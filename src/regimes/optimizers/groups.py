@@ -13,6 +13,7 @@ from regimes.core.component import Component, fixed
 from regimes.core.errors import DeclarationError, nearest, nearest_pattern
 from regimes.core.kinds import Optimizer, State
 from regimes.core.registry import register
+from regimes.optimizers import asked as asking
 from regimes.optimizers.given import Given, refuse_several
 from regimes.optimizers.roles import roles_of as roles_of  # where the engine looks for it
 
@@ -119,7 +120,13 @@ class Groups(Optimizer):
         if not self.groups:
             raise DeclarationError("got no group; allowed: one or more, for example [Group('*', AdamW())]", "groups")
         for index, group in enumerate(self.groups):
-            refuse_several(group.rule, "Groups", f"groups.{index}.rule")
+            if not asking.asks(group.rule):
+                refuse_several(group.rule, "Groups", f"groups.{index}.rule")
+
+    @property
+    def single_evaluation(self) -> bool:  # type: ignore[override]
+        """Whether no rule asks for more than the gradient."""
+        return all(group.rule.single_evaluation for group in self.groups)
 
     def parts(self) -> Iterator[tuple[str, Optimizer]]:
         """The rules, by place."""
@@ -167,14 +174,14 @@ class Groups(Optimizer):
 
     def step(self, state: State, parameters: Mapping[str, Tensor], evaluate: Any) -> State:
         """Evaluate once; every rule sees its own parameters and their gradients."""
-        evaluation = evaluate()
-        by_name = dict(zip(parameters, evaluation.gradients))
-        for index, group in enumerate(self.groups):
-            names, key = state["owned"][index], str(index)
-            own = evaluation._replace(gradients=tuple([by_name[name] for name in names]))
-            mine = {name: parameters[name] for name in names}
-            given = Given(evaluate, own, f"groups.{key}.rule", f"group {key} ")
-            state[key] = group.rule.step(state[key], mine, given)
+        mine = [{name: parameters[name] for name in names} for names in state["owned"]]
+        givens = [Given(evaluate, None, f"groups.{i}.rule", f"group {i} ") for i in range(len(self.groups))]
+        asked = [self.groups[i].rule.asks(state[str(i)], mine[i], given) for i, given in enumerate(givens)]
+        evaluation = evaluate(**asking.together(asked, state["owned"], parameters))
+        place = {name: number for number, name in enumerate(parameters)}
+        for index, (group, given) in enumerate(zip(self.groups, givens)):
+            given.evaluation = asking.own(evaluation, [place[name] for name in mine[index]], asked[index])
+            state[str(index)] = group.rule.step(state[str(index)], mine[index], given)
         return state
 
     def evaluation_weights(self, state: State, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
