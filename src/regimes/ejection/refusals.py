@@ -17,6 +17,7 @@ from regimes.engine.run import Run
 from regimes.grad_transforms import ClipNorm, ClipValue, Noise
 from regimes.model_transforms import Freeze, Reinitialise, StartFrom, Unfreeze
 from regimes.optimizers import SAM, Groups, MeZO
+from regimes.optimizers.asked import asks
 from regimes.optimizers.foreign.rule import Foreign
 from regimes.optimizers.tensorwise.rule import Tensorwise
 from regimes.selectors import HighLoss
@@ -104,7 +105,7 @@ def _rule_problems(rule: Any, key: str) -> Iterator[tuple[str, str]]:
         yield from _rule_problems(rule.base, f"{key}.base")
         if isinstance(rule.base, SAM | MeZO):
             yield f"{key}.base", f"got {type(rule.base).__name__}; allowed in a script: a rule that evaluates once"
-    elif not isinstance(rule, Tensorwise | Foreign | MeZO):
+    elif not isinstance(rule, Tensorwise | Foreign | MeZO) or asks(rule):
         yield (
             key,
             (
