@@ -49,6 +49,9 @@ def command(
     Runs that are there already are not computed again: after an interruption, or with more seeds, the same command
     computes what is missing. `--set` reaches every arm that has the path; `ARM:PATH=VALUE` reaches one.
     """
+    from regimes.study import spawning
+
+    spawning.prepare(workers)
     from regimes.core.errors import DeclarationError
     from regimes.study import compare as study_compare
     from regimes.study import files, python_file, specs

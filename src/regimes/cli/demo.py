@@ -19,6 +19,9 @@ def command(out: str, workers: int | None, seeds: int, progress: bool | None, as
     Real text, equal budgets, equal tuning, paired seeds; a few minutes on two cores. Run again, it computes only what
     is missing.
     """
+    from regimes.study import spawning
+
+    spawning.prepare(workers)
     from regimes.recipes import demo
 
     before = common.facts_before(out)

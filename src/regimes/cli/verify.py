@@ -31,6 +31,9 @@ def command(
     Each claim is a small study at equal budget and equal tuning: shown, contradicted or inconclusive, always at the
     scale at which it was tested.
     """
+    from regimes.study import spawning
+
+    spawning.prepare(workers)
     from regimes.study.verify import claimants, verify
 
     if everything == bool(names):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import math
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ from typing import Any
 
 from regimes.core.errors import Interrupted, RegimesError
 from regimes.study.command import groups
+from regimes.study.spawning import context
 from regimes.study.stopping import terminable
 from regimes.study.subject import Subject
 from regimes.study.tasks import Outcome, Task, UnderWay
@@ -31,7 +33,6 @@ PATIENCE = groups.PATIENCE + 2
 LAST = 1.0
 #: How often a task is given to a worker before its death counts as the task's failure.
 TRIES = 2
-_SPAWN = multiprocessing.get_context("spawn")
 
 
 class Pool:
@@ -91,6 +92,8 @@ class Pool:
             _refuse(done)
             return
         with terminable():
+            # A second of loading what the report is drawn with, while this process has nothing to do.
+            threading.Thread(target=importlib.import_module, args=("altair",), daemon=True).start()
             while True:
                 idle = [worker for worker in self._workers if not worker.tasks]
                 for place, worker in enumerate(idle if not _in_vain(done) else ()):
@@ -173,8 +176,9 @@ class _Worker:
         self._start()
 
     def _start(self) -> None:
-        self.inbox, theirs = _SPAWN.Pipe()
-        self.process = _SPAWN.Process(target=_serve, args=(theirs, *self._about))
+        begin = context(self._about[2])
+        self.inbox, theirs = begin.Pipe()
+        self.process: Any = begin.Process(target=_serve, args=(theirs, dict(os.environ), *self._about))  # type: ignore[attr-defined]
         self.process.start()
         theirs.close()
 
@@ -264,8 +268,10 @@ def _same(subject: Subject) -> Subject:
     return subject
 
 
-def _serve(inbox: Any, packed: bytes, place: int, workers: int) -> None:
+def _serve(inbox: Any, environment: dict[str, str], packed: bytes, place: int, workers: int) -> None:
     """Be a worker: build the workload, then train what comes until the study ends."""
+    os.environ.clear()  # that of the server is as it was when it began
+    os.environ.update(environment)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # Ctrl-C reaches every process of a terminal; a worker ends when the study tells it to, or within its step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

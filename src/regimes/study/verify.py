@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import json
 import math
-import multiprocessing
 import platform
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +24,7 @@ from regimes.core.files import write_json
 from regimes.core.registry import REGISTRY
 from regimes.study import files, statistics
 from regimes.study.compare import compare
+from regimes.study.spawning import context
 from regimes.study.study import Study
 
 #: Written by `verify(..., record=True)` alone; no verdict is ever typed.
@@ -127,10 +127,9 @@ def measured(
     found = {int(seed): tuple(pair) for seed, pair in kept.get("seeds", {}).items()} if kept.get("code") == code else {}
     missing = [seed for seed in range(claim.study["seeds"]) if seed not in found]
     quiet = not (sys.stderr.isatty() if progress is None else progress)
-    spawn = multiprocessing.get_context("spawn")
     with (
         Progress(console=Console(stderr=True), disable=quiet) as bar,
-        ProcessPoolExecutor(workers, mp_context=spawn) as pool,
+        ProcessPoolExecutor(workers, mp_context=context(workers)) as pool,
     ):
         pairs = pool.map(_measure, [claim.measure] * len(missing), missing)
         for seed, pair in zip(missing, bar.track(pairs, len(missing), description=folder.name)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,11 +9,12 @@ from typing import Any, NamedTuple
 import torch
 
 from regimes.engine.run import Run
+from regimes.study import spawning
 from regimes.study.own import Own
 from regimes.study.tasks import TUNING_SEED
 
-#: Seconds that a process takes to start: it loads torch, and builds the workload.
-START = 4.0
+#: Seconds that a process takes to start: it loads torch, and builds the workload; or finds torch loaded.
+_FROM_NOTHING, _PREPARED = 4.0, 1.0
 _WARM, _TIMED = 2, 3
 #: Arms that are timed, at most: to build a run takes longer than its steps.
 _ARMS = 4
@@ -48,23 +48,19 @@ def processes(subject: Any, arms: Mapping[str, Any], runs: int, seconds: float |
         return Processes(1, "what a command uses of the machine is its own affair")
     if subject.workload.device.type != "cpu":
         return Processes(1, f"all runs share the {subject.workload.device.type} device")
-    cores = min(cores_here(), runs)
+    cores = min(spawning.cores_here(), runs)
     if cores == 1:
         return Processes(1, "there is one core" if runs > 1 else "there is one run")
     if seconds is None:
         some = list(arms.values())[:: -(-len(arms) // _ARMS)]
         seconds = runs * sum(seconds_of(subject, regime) for regime in some) / len(some)
     saved = seconds * (1.0 - 1.0 / cores)
-    if saved <= START:
+    start = _PREPARED if spawning.prepared() else _FROM_NOTHING
+    if saved <= start:
         return Processes(
-            1, f"all runs take about {seconds:.0f} s, one after another, and a process {START:.0f} s to start"
+            1, f"all runs take about {seconds:.0f} s, one after another, and a process {start:.0f} s to start"
         )
     return Processes(cores, f"all runs take about {seconds:.0f} s, one after another, and there are {cores} cores")
-
-
-def cores_here() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def seconds_of(subject: Own, regime: Any) -> float:
