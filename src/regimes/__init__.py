@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from regimes.schedules import *  # noqa: F403
     from regimes.selectors import *  # noqa: F403
     from regimes.sources import *  # noqa: F403
+    from regimes.scaling.batch import ScaledBatch, scale_batch
     from regimes.study.audit import Audit, audit
     from regimes.study.branches import extend, fork
     from regimes.study.calibrate import Calibration, calibrate
@@ -82,6 +83,7 @@ _ELSEWHERE = {
     "regimes.engine.run": ("Run",),
     "regimes.engine.workload": ("Workload",),
     "regimes.integrations.lr_scheduler": ("lr_scheduler",),
+    "regimes.scaling.batch": ("ScaledBatch", "scale_batch"),
     "regimes.study.audit": ("Audit", "audit"),
     "regimes.study.branches": ("extend", "fork"),
     "regimes.study.early_signal": ("EarlySignal", "early_signal"),
