@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from regimes.optimizers import *  # noqa: F403
     from regimes.probes import *  # noqa: F403
     from regimes.samplers import *  # noqa: F403
+    from regimes.scaling.batch import ScaledBatch, scale_batch
     from regimes.schedules import *  # noqa: F403
     from regimes.selectors import *  # noqa: F403
     from regimes.sources import *  # noqa: F403
-    from regimes.scaling.batch import ScaledBatch, scale_batch
     from regimes.study.audit import Audit, audit
     from regimes.study.branches import extend, fork
     from regimes.study.calibrate import Calibration, calibrate

@@ -190,7 +190,7 @@ def compare(
             live.say(str(group))
         queue = queue_of(design, subject, arms, workers, limit, live.say)
         # A command is sent as it is; what builds a workload of ours needs the engine, and torch with it.
-        made = (_made, (make, options)) if make is not None and isinstance(workload, Workload) else None
+        made = (made_subject, (make, options)) if make is not None and isinstance(workload, Workload) else None
         pool = Pool(subject, folder / "runs", workers, made, list(arms.values()))
         outcomes = _outcomes(pool, queue, live)
         collected = queue.arms(outcomes)
@@ -221,7 +221,7 @@ def subject_of(workload: Any, options: dict[str, Any]) -> Subject:
     raise DeclarationError(f"got {show(workload)}; allowed: a Workload or a Command", "workload")
 
 
-def _made(make: tuple[Any, ...], options: dict[str, Any]) -> Subject:
+def made_subject(make: tuple[Any, ...], options: dict[str, Any]) -> Subject:
     """Build the subject in a worker process."""
     function, arguments = make
     return subject_of(function(*arguments), options)

@@ -1,0 +1,187 @@
+"""Where a learning rate is looked for: wide in short runs, then near in longer ones, and what the losses say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+#: (share of the budget, number of rates, factor between neighbors) of each rung; the first covers the whole range.
+RUNGS: tuple[tuple[float, int, float | None], ...] = ((1 / 16, 8, None), (1 / 4, 4, 2.0), (1 / 2, 3, 1.6))
+#: A rate is safe while its loss is predicted to be at most this share above the best.
+SAFE = 0.03
+#: What the optimum is expected to drift per doubling of the budget (standard deviation of its log), before any is seen.
+_DRIFT = 0.2
+#: Standard deviation of a log loss, from seed to seed, where more cannot be told.
+_NOISE = 0.02
+#: Runs that end this far above the best of their rung (in log loss) say nothing about its optimum.
+_NEAR = 0.4
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Runs of one length.
+
+    Parameters
+    ----------
+    share : float
+        Of the whole budget.
+    rates : tuple of float
+    losses : tuple of float
+        At the end; infinity where the run diverged.
+    """
+
+    share: float
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+
+    @property
+    def cost(self) -> float:
+        """In whole runs."""
+        return self.share * len(self.rates)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Parameters
+    ----------
+    rate, low, high : float
+        The recommended rate and the interval in which the loss is predicted to be within `SAFE` of the best.
+    edge : float or None
+        Between the largest rate that trained and the least above it that did not; None where all trained.
+    at_edge : bool
+        Whether the best rate lies at the end of everything that was tried.
+    """
+
+    rate: float
+    low: float
+    high: float
+    edge: float | None
+    at_edge: bool
+
+
+class RateSearch:
+    r"""Three rungs of rates: eight over the whole range, four around their optimum, three around that of all.
+
+    Near the optimum the log loss of a run with log rate x, s doublings short of the whole budget, is taken for
+
+    .. math:: a_s + \frac{c}{2} (x - x_0 + d s)^2
+
+    with a level for each rung, one curvature c, and a drift d of the optimum per doubling, which is expected to be small.
+    All runs that ended near the best of their rung are fitted together; x_0 is recommended.
+
+    Parameters
+    ----------
+    low, high : float
+        The range of the first rung.
+    start : float
+        Loss of the untrained network: what ends above it counts as diverged.
+
+    Examples
+    --------
+    >>> search = RateSearch(1e-4, 1.0, start=10.0)
+    >>> while (asked := search.ask()) is not None:
+    ...     share, rates = asked
+    ...     search.tell([math.exp(math.log(r / 0.03) ** 2 / 9) if r < 0.3 else math.inf for r in rates])
+    >>> found = search.found()
+    >>> round(found.rate, 3), round(search.cost, 2), 0.1 < found.edge < 1.0
+    (0.03, 3.0, True)
+    """
+
+    def __init__(self, low: float, high: float, start: float = math.inf) -> None:
+        self.low, self.high, self.start = low, high, start
+        self.rungs: list[Rung] = []
+        self._asked: tuple[float, tuple[float, ...]] | None = None
+
+    @property
+    def cost(self) -> float:
+        """Of the rungs so far, in whole runs."""
+        return sum(rung.cost for rung in self.rungs)
+
+    def ask(self) -> tuple[float, tuple[float, ...]] | None:
+        """Return the share of the budget and the rates of the next rung; None when all are told."""
+        if len(self.rungs) == len(RUNGS):
+            return None
+        share, count, factor = RUNGS[len(self.rungs)]
+        if factor is None:
+            logs = np.linspace(math.log(self.low), math.log(self.high), count)
+        else:
+            logs = _fitted(self.rungs, share).optimum + math.log(factor) * (np.arange(count) - (count - 1) / 2)
+        self._asked = share, tuple(math.exp(x) for x in logs)
+        return self._asked
+
+    def tell(self, losses: Sequence[float]) -> None:
+        """Take in the final losses of the rates that were asked for."""
+        assert self._asked is not None
+        share, rates = self._asked
+        bounded = [x if math.isfinite(x) and x <= self.start else math.inf for x in losses]
+        self.rungs.append(Rung(share, rates, tuple(bounded)))
+
+    def found(self) -> Found:
+        """Return what all rungs say of runs of the whole length."""
+        fit, edge = _fitted(self.rungs, 1.0), self._edge()
+        # Within SAFE of the best: log(1 + SAFE) is half the curvature times the squared distance.
+        half = math.sqrt(2.0 * math.log1p(SAFE) / fit.curvature) if fit.curvature > 0 else 0.0
+        rate, high = math.exp(fit.optimum), math.exp(fit.optimum + half)
+        if edge is not None:
+            rate, high = min(rate, edge), min(high, edge)
+        tried = [rate for rung in self.rungs for rate in rung.rates]
+        at_edge = not min(tried) * 1.2 < rate < max(tried) / 1.2
+        return Found(rate, min(rate, math.exp(fit.optimum - half)), high, edge, at_edge)
+
+    def _edge(self) -> float | None:
+        trained = [(r, loss) for rung in self.rungs for r, loss in zip(rung.rates, rung.losses)]
+        good = [r for r, loss in trained if math.isfinite(loss)]
+        bad = [r for r, loss in trained if not math.isfinite(loss) and r > max(good, default=0.0)]
+        return math.sqrt(max(good) * min(bad)) if good and bad else None
+
+
+class _Fit(NamedTuple):
+    optimum: float
+    curvature: float
+
+
+def _fitted(rungs: Sequence[Rung], share: float) -> _Fit:
+    """The optimum of runs of this share of the budget, and the curvature there; without one the best of the last rung."""
+    rows = [
+        (number, math.log2(rung.share / share), math.log(rate), height)
+        for number, rung in enumerate(rungs)
+        for rate, height in zip(rung.rates, _heights(rung.losses))
+        if height <= min(_heights(rung.losses)) + _NEAR
+    ]
+    last = rungs[-1]
+    best = math.log(last.rates[int(np.argmin(last.losses))])
+    # A rung of which one run alone is near says where the optimum is, not how steep it is around: its level takes it.
+    if len({row[2] for row in rows}) < 3 or len(rows) <= len({row[0] for row in rows}) + 1:
+        return _Fit(best, 0.0)
+    count = len(rungs)
+    x = np.array([row[2] - best for row in rows])
+    behind = np.array([row[1] for row in rows])  # doublings: negative where the runs were shorter
+    levels = np.eye(count)[[row[0] for row in rows]]
+    heights = np.array([row[3] for row in rows])
+    plain = np.column_stack([levels, x, x**2])
+    found = np.linalg.lstsq(plain, heights, rcond=None)[0]
+    if found[-1] <= 0:
+        return _Fit(best, 0.0)
+    # With drift: the slope may change by 2 c d per doubling; a row more says that it is expected not to.
+    expected = np.zeros(count + 3)
+    expected[-1] = _NOISE / (2.0 * found[-1] * _DRIFT)
+    drifting = np.column_stack([levels, x, x**2, x * behind])
+    found = np.linalg.lstsq(np.vstack([drifting, expected]), np.append(heights, 0.0), rcond=None)[0]
+    if found[-2] <= 0:
+        return _Fit(best, 0.0)
+    reach = max(abs(x.min()), abs(x.max())) + math.log(1.5)
+    return _Fit(best + float(np.clip(-found[-3] / (2.0 * found[-2]), -reach, reach)), 2.0 * float(found[-2]))
+
+
+def _heights(losses: Sequence[float]) -> np.ndarray:
+    """Log losses; of a metric that can be negative the losses themselves. What diverged is infinite."""
+    values = np.array(losses)
+    if (values[np.isfinite(values)] > 0).all():
+        return np.log(values, where=values > 0, out=np.full(len(values), np.inf))
+    return values
