@@ -16,11 +16,16 @@ from regimes.optimizers.tensorwise.rule import Tensorwise
 #: Every rule of ours, with options away from the defaults.
 RULES = {
     "AdamW": {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.1},
+    "LAMB": {"lr": 0.02, "weight_decay": 0.1, "clamp": (0.1, 2.0)},
+    "LARS": {"lr": 0.02, "weight_decay": 0.1},
     "Lion": {"lr": 0.01, "weight_decay": 0.1},
     "Muon": {"lr": 0.02},
     "SGD": {"lr": 0.1, "momentum": 0.9, "nesterov": True},
+    "SGDSaI": {"lr": 0.1, "weight_decay": 0.1},
+    "SPAM": {"lr": 0.02, "threshold": 3.0, "reset_interval": 5, "warmup_steps": 2, "clip_after": 1},
     "ScheduleFreeAdamW": {"lr": 0.02},
     "ScheduleFreeSGD": {"lr": 0.1},
+    "StableSPAM": {"lr": 0.02, "theta": 0.9, "reset_interval": 5},
 }
 
 

@@ -9,17 +9,25 @@ from regimes.optimizers.kronecker.mkor import MKOR
 from regimes.optimizers.orthogonal.muon import Muon
 from regimes.optimizers.tensorwise.ada_grad_norm import AdaGradNorm
 from regimes.optimizers.tensorwise.adamw import AdamW
+from regimes.optimizers.tensorwise.lamb import LAMB
+from regimes.optimizers.tensorwise.lars import LARS
 from regimes.optimizers.tensorwise.lion import Lion
 from regimes.optimizers.tensorwise.schedule_free_adamw import ScheduleFreeAdamW
 from regimes.optimizers.tensorwise.schedule_free_sgd import ScheduleFreeSGD
 from regimes.optimizers.tensorwise.sgd import SGD
+from regimes.optimizers.tensorwise.sgd_sai import SGDSaI
+from regimes.optimizers.tensorwise.spam import SPAM
+from regimes.optimizers.tensorwise.stable_spam import StableSPAM
 from regimes.optimizers.wrappers.sam import SAM
 from regimes.optimizers.zeroth_order.mezo import MeZO
 
 __all__ = [
+    "LAMB",
+    "LARS",
     "MKOR",
     "SAM",
     "SGD",
+    "SPAM",
     "AdaGradNorm",
     "AdamW",
     "FedAvg",
@@ -30,7 +38,9 @@ __all__ = [
     "Muon",
     "PytorchOptimizer",
     "RecursiveRidge",
+    "SGDSaI",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
+    "StableSPAM",
     "Torch",
 ]
