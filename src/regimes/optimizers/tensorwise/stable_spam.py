@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regimes.core.card import Card
+from regimes.core.card import Card, Claim
 from regimes.core.component import fixed, knob
 from regimes.core.kinds import Knob
 from regimes.core.registry import register
@@ -90,6 +90,29 @@ class StableSPAM(Tensorwise):
             "with the old averages, which lifts the bound by hundreds.",
             "The update of a reset begins with moments of zero; in the authors' code it still uses the old ones.",
             "A tensor whose gradient is zero is left alone; in the authors' code its averages fall and its moments move it.",
+        ),
+        claims=(
+            Claim(
+                "With spikes of a thousand on a hundredth of the steps, in four bits, a rate other than the best costs at most "
+                "0.6 of what it costs with AdamW, over five rates.",
+                {
+                    "seeds": 5,
+                    "margin": 0.737,
+                    "scale": "char_lm of width 32 in four bits, 40,960 parameters, 300 steps, log2 of nats",
+                },
+                paper_scale="LLaMA of 130M to 1B parameters in 4 bits",
+                measure="regimes.claims.spikes:sensitivity",
+            ),
+            Claim(
+                "Under the same spikes a lower loss than AdamW with its gradient clipped at 1, each at the best of five rates.",
+                {
+                    "seeds": 5,
+                    "margin": 0.02,
+                    "scale": "char_lm of width 32 in four bits, 40,960 parameters, 300 steps",
+                },
+                paper_scale="LLaMA of 130M to 1B parameters in 4 bits",
+                measure="regimes.claims.spikes:best_loss",
+            ),
         ),
     )
 
