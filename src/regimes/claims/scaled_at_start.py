@@ -48,10 +48,10 @@ def first_batches(seed: int) -> tuple[float, float]:
     """
     regime = rg.Regime(optimizer=rg.SGD(lr=0.0), batch_size=16, budget="3 steps")
     run = rg.run(work(layers=6), regime, seed, probes=[rg.GradientSNR(every="1 steps")], progress=False)
-    rows = [[value for value in _ratios(record.signals) if value > 0.0] for record in run.records]
+    rows = [[value for value in _ratios(record) if value > 0.0] for record in run.records]
     return min(float(stats.spearmanr(one, other).statistic) for one, other in combinations(rows, 2)), 0.95
 
 
-def _ratios(signals: Mapping[str, Any]) -> list[float]:
+def _ratios(record: Mapping[str, Any]) -> list[float]:
     """What the probe has noted of a step, tensor by tensor."""
-    return [value for name, value in signals.items() if name.endswith(".weight")]
+    return [value for name, value in record.items() if name.endswith(".weight")]
