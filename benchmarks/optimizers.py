@@ -94,6 +94,7 @@ RULES: dict[str, tuple[Any, int]] = {
     "AdamW": (rg.AdamW(lr=1e-4), 7),
     "Lion": (rg.Lion(lr=1e-4), 5),
     "Lion, decay": (rg.Lion(lr=1e-4, weight_decay=0.1), 5),
+    "SGDSaI": (rg.SGDSaI(lr=1e-4), 5),
     "ScheduleFreeSGD": (rg.ScheduleFreeSGD(lr=1e-3), 5),
     "ScheduleFreeAdamW": (rg.ScheduleFreeAdamW(lr=1e-4), 7),
     "ScheduleFreeAdamW, decay": (rg.ScheduleFreeAdamW(lr=1e-4, weight_decay=0.1), 7),
@@ -107,12 +108,13 @@ def peers() -> dict[str, Callable[[list[nn.Parameter]], Any]]:
         "torch AdamW, foreach": lambda ps: torch.optim.AdamW(ps, lr=1e-4, foreach=True),
     }
     if find_spec("pytorch_optimizer") is None:
-        print("without peers of Lion and schedule-free: pytorch_optimizer is not installed", file=sys.stderr)
+        print("without peers of Lion, SGD-SaI and schedule-free: pytorch_optimizer is not installed", file=sys.stderr)
         return found
     import pytorch_optimizer as package
 
     return found | {
         "pytorch_optimizer Lion": lambda ps: package.Lion(ps, lr=1e-4, weight_decay=0.0),
+        "pytorch_optimizer SGDSaI": lambda ps: package.SGDSaI(ps, lr=1e-4),
         "pytorch_optimizer ScheduleFreeSGD": lambda ps: package.ScheduleFreeSGD(ps, lr=1e-3),
         "pytorch_optimizer ScheduleFreeAdamW": lambda ps: package.ScheduleFreeAdamW(ps, lr=1e-4),
     }
@@ -124,7 +126,7 @@ def contenders(compiled: bool) -> Iterator[tuple[str, Step]]:
     yield "copy", copied()
     for name, (rule, _) in RULES.items():
         yield name, ours(rule)
-        if compiled and not rule.one_pass:
+        if compiled and rule.elementwise and not rule.one_pass:
             yield f"{name}, compiled", ours(rule, compiled=True)
     for name, make in peers().items():
         yield name, torchs(make)

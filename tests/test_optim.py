@@ -17,12 +17,17 @@ from regimes.optimizers.tensorwise.rule import Tensorwise
 RULES = {
     "AdaHessian": {"lr": 0.05, "weight_decay": 0.1},
     "AdamW": {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.1},
+    "LAMB": {"lr": 0.02, "weight_decay": 0.1, "clamp": (0.1, 2.0)},
+    "LARS": {"lr": 0.02, "weight_decay": 0.1},
     "Lion": {"lr": 0.01, "weight_decay": 0.1},
     "Muon": {"lr": 0.02},
     "SGD": {"lr": 0.1, "momentum": 0.9, "nesterov": True},
+    "SGDSaI": {"lr": 0.1, "weight_decay": 0.1},
+    "SPAM": {"lr": 0.02, "threshold": 3.0, "reset_interval": 5, "warmup_steps": 2, "clip_after": 1},
     "ScheduleFreeAdamW": {"lr": 0.02},
     "ScheduleFreeSGD": {"lr": 0.1},
     "Sophia": {"lr": 0.02, "gamma": 0.3},
+    "StableSPAM": {"lr": 0.02, "theta": 0.9, "reset_interval": 5},
 }
 #: Those that are told the curvature: how, and that the engine's bits come out, is in test_second_order.py.
 CURVED = ("AdaHessian", "Sophia")

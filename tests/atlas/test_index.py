@@ -25,7 +25,8 @@ def test_the_index_is_fresh():
 def test_every_folder_of_components_is_listed():
     packages = {f"regimes.{kind}" for kind in ("core", "engine", "workloads", "study", "report", "cli", "testing")}
     packages |= {
-        f"regimes.{kind}" for kind in ("recipes", "diagnosis", "atlas", "integrations", "claims", "ejection", "track")
+        f"regimes.{kind}"
+        for kind in ("recipes", "diagnosis", "atlas", "scaling", "integrations", "claims", "ejection", "track")
     }
     folders = {f"regimes.{file.parent.name}" for file in Path(rg.__file__).parent.glob("*/__init__.py")}
     assert folders - packages <= set(PACKAGES)

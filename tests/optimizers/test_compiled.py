@@ -16,6 +16,7 @@ OPTIONS = {
     "AdamW": {"weight_decay": 0.2, "betas": (0.8, 0.95)},
     "Lion": {"weight_decay": 0.2},
     "SGD": {"momentum": 0.9, "weight_decay": 0.1, "nesterov": True},
+    "SPAM": {"weight_decay": 0.2, "threshold": 300.0, "clip_after": 0},
     "ScheduleFreeAdamW": {"weight_decay": 0.2, "betas": (0.8, 0.95), "eps": 1e-6},
     "ScheduleFreeSGD": {"weight_decay": 0.2},
     "Sophia": {"weight_decay": 0.2, "gamma": 1.0, "eps": 0.1},

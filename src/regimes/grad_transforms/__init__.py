@@ -1,7 +1,9 @@
 """Gradient transforms: what happens to the final gradient before the rule sees it."""
 
+from regimes.grad_transforms.ada_clip import AdaClip
+from regimes.grad_transforms.ada_gn import AdaGN
 from regimes.grad_transforms.clip_norm import ClipNorm
 from regimes.grad_transforms.clip_value import ClipValue
 from regimes.grad_transforms.noise import Noise
 
-__all__ = ["ClipNorm", "ClipValue", "Noise"]
+__all__ = ["AdaClip", "AdaGN", "ClipNorm", "ClipValue", "Noise"]

@@ -11,17 +11,25 @@ from regimes.optimizers.second_order.ada_hessian import AdaHessian
 from regimes.optimizers.second_order.sophia import Sophia
 from regimes.optimizers.tensorwise.ada_grad_norm import AdaGradNorm
 from regimes.optimizers.tensorwise.adamw import AdamW
+from regimes.optimizers.tensorwise.lamb import LAMB
+from regimes.optimizers.tensorwise.lars import LARS
 from regimes.optimizers.tensorwise.lion import Lion
 from regimes.optimizers.tensorwise.schedule_free_adamw import ScheduleFreeAdamW
 from regimes.optimizers.tensorwise.schedule_free_sgd import ScheduleFreeSGD
 from regimes.optimizers.tensorwise.sgd import SGD
+from regimes.optimizers.tensorwise.sgd_sai import SGDSaI
+from regimes.optimizers.tensorwise.spam import SPAM
+from regimes.optimizers.tensorwise.stable_spam import StableSPAM
 from regimes.optimizers.wrappers.sam import SAM
 from regimes.optimizers.zeroth_order.mezo import MeZO
 
 __all__ = [
+    "LAMB",
+    "LARS",
     "MKOR",
     "SAM",
     "SGD",
+    "SPAM",
     "AdaGradNorm",
     "AdaHessian",
     "AdamW",
@@ -33,8 +41,10 @@ __all__ = [
     "Muon",
     "PytorchOptimizer",
     "RecursiveRidge",
+    "SGDSaI",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
     "Sophia",
+    "StableSPAM",
     "Torch",
 ]

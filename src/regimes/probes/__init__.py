@@ -4,6 +4,7 @@ from regimes.probes.alpha_req import AlphaReQ
 from regimes.probes.example_loss import ExampleLoss
 from regimes.probes.gradient_noise_scale import GradientNoiseScale
 from regimes.probes.gradient_norm import GradientNorm
+from regimes.probes.gradient_snr import GradientSNR
 from regimes.probes.layer_norms import LayerNorms
 from regimes.probes.laziness import Laziness
 from regimes.probes.order_memorization import OrderMemorization, order_memorization_test
@@ -11,6 +12,7 @@ from regimes.probes.rank_me import RankMe
 from regimes.probes.reusable_holdout import ReusableHoldout
 from regimes.probes.sharpness import Sharpness
 from regimes.probes.spectrum import detect_phases
+from regimes.probes.trust_ratio import TrustRatio
 from regimes.probes.update_ratio import UpdateRatio
 from regimes.probes.weight_norm import WeightNorm
 
@@ -19,12 +21,14 @@ __all__ = [
     "ExampleLoss",
     "GradientNoiseScale",
     "GradientNorm",
+    "GradientSNR",
     "LayerNorms",
     "Laziness",
     "OrderMemorization",
     "RankMe",
     "ReusableHoldout",
     "Sharpness",
+    "TrustRatio",
     "UpdateRatio",
     "WeightNorm",
     "detect_phases",

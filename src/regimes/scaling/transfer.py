@@ -92,7 +92,9 @@ def changes(text: str) -> list[Change]:
     for part in text.split(","):
         match = _CHANGE.match(part)
         if match is None:
-            raise DeclarationError(f"got {show(part)}; allowed: for example 'width=256->1024,batch=64->512'", "transfer")
+            raise DeclarationError(
+                f"got {show(part)}; allowed: for example 'width=256->1024,batch=64->512'", "transfer"
+            )
         what, old, new = match[1], *map(_number, match.groups()[1:])
         if what not in LAWS:
             raise DeclarationError(f"got '{what}'; {nearest(what, LAWS)}", "transfer")
