@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from regimes.study.ranges import between, times
     from regimes.study.replays import Replay, replay
     from regimes.study.study import Study
+    from regimes.study.tune_lr import TunedRate, tune_lr
     from regimes.study.two_phase import TwoPhase, two_phase
     from regimes.weights import *  # noqa: F403
 
@@ -101,6 +102,7 @@ _ELSEWHERE = {
     "regimes.study.ranges": ("between", "times"),
     "regimes.study.replays": ("Replay", "replay"),
     "regimes.study.study": ("Study",),
+    "regimes.study.tune_lr": ("TunedRate", "tune_lr"),
     "regimes.study.two_phase": ("TwoPhase", "two_phase"),
 }
 _MODULES = {name: module for module, names in _ELSEWHERE.items() for name in names}

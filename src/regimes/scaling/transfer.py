@@ -88,7 +88,7 @@ def changes(text: str) -> list[Change]:
     >>> changes("width=256->1024, batch=64->512")
     [Change(what='width', old=256.0, new=1024.0), Change(what='batch', old=64.0, new=512.0)]
     """
-    found = []
+    found: list[Change] = []
     for part in text.split(","):
         match = _CHANGE.match(part)
         if match is None:

@@ -14,11 +14,13 @@ RUNGS: tuple[tuple[float, int, float | None], ...] = ((1 / 16, 8, None), (1 / 4,
 #: A rate is safe while its loss is predicted to be at most this share above the best.
 SAFE = 0.03
 #: What the optimum is expected to drift per doubling of the budget (standard deviation of its log), before any is seen.
-_DRIFT = 0.2
+_DRIFT = 0.1
 #: Standard deviation of a log loss, from seed to seed, where more cannot be told.
 _NOISE = 0.02
 #: Runs that end this far above the best of their rung (in log loss) say nothing about its optimum.
-_NEAR = 0.4
+_NEAR = 0.7
+#: By what the fitted optimum is divided: a rate that is too high costs more than one that is too low.
+_SHADE = 1.15
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class RateSearch:
     .. math:: a_s + \frac{c}{2} (x - x_0 + d s)^2
 
     with a level for each rung, one curvature c, and a drift d of the optimum per doubling, which is expected to be small.
-    All runs that ended near the best of their rung are fitted together; x_0 is recommended.
+    All runs that ended near the best of their rung are fitted together. Recommended is x_0, but no higher than the optimum
+    of the longest runs, over 1.15.
 
     Parameters
     ----------
@@ -90,7 +93,7 @@ class RateSearch:
     ...     search.tell([math.exp(math.log(r / 0.03) ** 2 / 9) if r < 0.3 else math.inf for r in rates])
     >>> found = search.found()
     >>> round(found.rate, 3), round(search.cost, 2), 0.1 < found.edge < 1.0
-    (0.03, 3.0, True)
+    (0.026, 3.0, True)
     """
 
     def __init__(self, low: float, high: float, start: float = math.inf) -> None:
@@ -108,6 +111,7 @@ class RateSearch:
         if len(self.rungs) == len(RUNGS):
             return None
         share, count, factor = RUNGS[len(self.rungs)]
+        logs: np.ndarray
         if factor is None:
             logs = np.linspace(math.log(self.low), math.log(self.high), count)
         else:
@@ -125,14 +129,16 @@ class RateSearch:
     def found(self) -> Found:
         """Return what all rungs say of runs of the whole length."""
         fit, edge = _fitted(self.rungs, 1.0), self._edge()
+        # Longer runs want lower rates, or the same: what the rungs say of higher ones is noise more often than not.
+        optimum = min(fit.optimum, _fitted(self.rungs, self.rungs[-1].share).optimum) - math.log(_SHADE)
         # Within SAFE of the best: log(1 + SAFE) is half the curvature times the squared distance.
         half = math.sqrt(2.0 * math.log1p(SAFE) / fit.curvature) if fit.curvature > 0 else 0.0
-        rate, high = math.exp(fit.optimum), math.exp(fit.optimum + half)
+        rate, high = math.exp(optimum), math.exp(optimum + half)
         if edge is not None:
             rate, high = min(rate, edge), min(high, edge)
         tried = [rate for rung in self.rungs for rate in rung.rates]
         at_edge = not min(tried) * 1.2 < rate < max(tried) / 1.2
-        return Found(rate, min(rate, math.exp(fit.optimum - half)), high, edge, at_edge)
+        return Found(rate, min(rate, math.exp(optimum - half)), high, edge, at_edge)
 
     def _edge(self) -> float | None:
         trained = [(r, loss) for rung in self.rungs for r, loss in zip(rung.rates, rung.losses)]

@@ -14,6 +14,7 @@ from regimes.core.errors import DeclarationError, RegimesError, show
 from regimes.core.files import write_json
 from regimes.core.kinds import Controller, Schedule
 from regimes.core.regime import Regime
+from regimes.engine import api
 from regimes.engine.run import Run
 from regimes.engine.workload import Workload
 from regimes.optimizers import SGD
@@ -320,10 +321,10 @@ def _printed_edits(regime: Regime, rates: tuple[str, ...]) -> Iterator[tuple[str
 
 
 def _untrained(workload: Workload, regime: Regime, metric: str) -> float:
-    """The metric of the untrained network: what ends above it is no training."""
+    """Of a loss, nearly that of the untrained network: what ends above it has not trained."""
     run = Run(workload, regime, TUNING_SEED, count_flops=False)
     found = run.validation.measure("val").get(metric, math.inf) if metric.endswith("loss") else math.inf
-    return 2.0 * float(found) if math.isfinite(found) else math.inf
+    return 0.98 * float(found)
 
 
 def _transferred(workload: Workload, regime: Regime, found: Found, wanted: list[Any]) -> Transferred:
@@ -337,12 +338,10 @@ def _transferred(workload: Workload, regime: Regime, found: Found, wanted: list[
 
 def _noise_scale(workload: Workload, regime: Regime) -> float | None:
     """Gradient noise scale after the first rung's share of training; None where it cannot be measured."""
-    probe = GradientNoiseScale(every="100%")
-    run = Run(workload, scaled(regime, RUNGS[0][0]), TUNING_SEED, probes=[probe], count_flops=False)
-    last = None
-    for record in run:
-        last = record.signals.get("probe:GradientNoiseScale", last)
-    return None if last is None or not math.isfinite(last) else float(last)
+    short = scaled(regime, RUNGS[0][0])
+    rows = api.run(workload, short, TUNING_SEED, probes=[GradientNoiseScale(every="100%")], progress=False).records
+    found = [row["gradient_noise_scale"] for row in rows if "gradient_noise_scale" in row]
+    return float(found[-1]) if found and math.isfinite(found[-1]) else None
 
 
 def _shown(loss: float) -> str:

@@ -1,0 +1,162 @@
+"""Which learning rate: the search on known curves, whole runs, transfer to larger ones, refusals."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import regimes as rg
+from regimes.cli import group
+from regimes.scaling.transfer import changes, transfer
+from regimes.study.rate_search import RUNGS, SAFE, RateSearch
+
+QUADRATIC = rg.Regime(optimizer=rg.SGD(lr=rg.Cosine(0.1)), batch_size=16, budget="64 steps")
+
+
+def searched(loss, low=1e-4, high=1.0, start=math.inf):
+    """A search told by a function of (share, rate)."""
+    search = RateSearch(low, high, start)
+    while (asked := search.ask()) is not None:
+        share, rates = asked
+        search.tell([loss(share, rate) for rate in rates])
+    return search
+
+
+def bowl(share, rate, best=0.02, width=2.0):
+    return (1.0 + share**-0.5) * math.exp((math.log(rate / best) / width) ** 2)
+
+
+@pytest.mark.parametrize("best", [3e-4, 0.02, 0.4])
+def test_an_exact_parabola_is_found_from_anywhere(best):
+    search = searched(lambda share, rate: bowl(share, rate, best))
+    found = search.found()
+    assert search.cost == pytest.approx(3.0)
+    assert found.rate == pytest.approx(best / 1.15, rel=0.02)
+    # The width of the parabola gives the interval: SAFE above the least loss.
+    half = 2.0 * math.sqrt(math.log1p(SAFE))
+    assert math.log(found.high / found.low) == pytest.approx(2 * half, rel=0.05)
+    assert not found.at_edge
+    assert found.edge is None
+
+
+def test_the_edge_lies_between_what_trained_and_what_did_not():
+    search = searched(lambda share, rate: bowl(share, rate) if rate < 0.15 else math.inf)
+    assert 0.05 < search.found().edge < 0.3
+    blown = searched(lambda share, rate: bowl(share, rate) if rate < 0.15 else 50.0, start=40.0)
+    assert blown.found() == search.found()
+
+
+def test_an_optimum_that_falls_with_length_is_followed_and_one_that_rises_is_not():
+    falls = searched(lambda share, rate: bowl(share, rate, 0.02 * share**-0.5)).found()
+    assert falls.rate < 0.9 * 0.02 * RUNGS[-1][0] ** -0.5 / 1.15
+    rises = searched(lambda share, rate: bowl(share, rate, 0.02 * share**0.5)).found()
+    assert rises.rate <= 0.02 * RUNGS[-1][0] ** 0.5 / 1.15 * 1.001
+
+
+def test_noise_of_five_percent_costs_three_percent_at_most_in_nine_of_ten_searches():
+    draw, regrets = np.random.default_rng(0), []
+    for _ in range(200):
+        found = searched(lambda share, rate: bowl(share, rate) * math.exp(0.05 * draw.standard_normal())).found()
+        regrets.append(bowl(1.0, found.rate) / bowl(1.0, 0.02) - 1.0)
+    assert np.quantile(regrets, 0.9) < 0.03
+
+
+def test_a_range_that_ends_before_the_optimum_is_left_and_said():
+    found = searched(lambda share, rate: bowl(share, rate, 30.0)).found()
+    assert found.at_edge
+    assert found.rate > 0.8
+
+
+def test_whole_runs_are_kept_and_not_computed_again(tmp_path):
+    work = rg.workloads.load("quadratic", examples=64)
+    first = rg.tune_lr(work, QUADRATIC, out=tmp_path, progress=False)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/result.json")}
+    assert len(files) == 15
+    again = rg.tune_lr(work, QUADRATIC, out=tmp_path, progress=False)
+    assert again == first
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/result.json")} == files
+    saved = json.loads((tmp_path / "tune_lr.json").read_text())
+    assert saved["rate"] == first.found.rate
+    assert (tmp_path / "rates.svg").read_text().startswith("<svg")
+    assert first.flops == sum(json.loads(path.read_text())["work"]["flops"] for path in files)
+
+
+def test_groups_and_phases_keep_their_proportions(tmp_path):
+    rule = rg.Groups([rg.Group("@vectors", rg.SGD(lr=0.02)), rg.Group("*", rg.SGD(lr=rg.Linear(0.1, final=0.05)))])
+    regime = rg.Regime(optimizer=rule, batch_size=32, budget="64 steps")
+    found = rg.tune_lr(rg.workloads.load("digits_mlp"), regime, out=tmp_path, progress=False)
+    groups = found.regime.phases[0].optimizer.groups
+    factor = groups[0].rule.lr / 0.02
+    assert factor == pytest.approx(found.found.rate / 0.02, rel=1e-5)
+    assert groups[1].rule.lr(0.5) == pytest.approx(0.075 * factor, rel=1e-5)
+    assert found.declared == 0.02
+
+
+def test_transfer_follows_the_laws_and_says_so():
+    moved = transfer(0.01, 0.005, 0.02, changes("width=64->256,depth=2->8,budget=1->4"), "adaptive")
+    assert moved.rate == pytest.approx(0.01 * 4**-1.0 * 4**-0.5 * 4**-0.32)
+    assert moved.low == pytest.approx(0.005 * 4**-1.0 * 4**-1.0 * 4**-0.5)
+    assert moved.high == pytest.approx(0.02 * 4**-0.5)
+    assert len(moved.reasons) == 3
+
+
+@pytest.mark.parametrize(("family", "power"), [("sgd", 1.0), ("adaptive", 0.5)])
+def test_a_batch_levels_off_at_the_noise_scale(family, power):
+    wanted = changes("batch=8->64")
+    far, near = (transfer(1.0, 1.0, 1.0, wanted, family, scale).rate for scale in (1e9, 1e-6))
+    assert far == pytest.approx(8**power, rel=1e-6)
+    assert near == pytest.approx(1.0, rel=1e-6)
+    assert transfer(1.0, 1.0, 1.0, wanted, family).rate == pytest.approx(8**power)
+    assert transfer(1.0, 1.0, 1.0, wanted, family, 64.0).rate == pytest.approx((9 / 2) ** power)
+
+
+def test_the_command_prints_the_table_and_the_edit(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "workload: {name: quadratic, examples: 64}\nregime:\n  optimizer: SGD(lr=Cosine(0.1))\n  batch_size: 16\n"
+        "  budget: 64 steps\n"
+    )
+    asked = ["tune-lr", str(file), "--out", str(tmp_path / "o"), "--transfer", "batch=16->32"]
+    result = CliRunner().invoke(group, asked)
+    assert result.exit_code == 0, result.output
+    assert "recommended: " in result.output
+    assert "--set 'main.optimizer.lr.peak=" in result.output
+    assert "batch 16 -> 32" in result.output
+    facts = json.loads(CliRunner().invoke(group, [*asked, "--json"]).output)
+    assert facts["runs"] == 3.0
+    assert facts["transferred"]["rate"] > facts["rate"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"metric": "test/loss"}, "metric: got 'test/loss'; allowed: a metric of validation data"),
+        ({"low": 0.1, "high": 0.2}, "high: got 0.2; allowed: at least ten times low (0.1)"),
+        ({"low": -1.0}, "low: got -1.0; allowed: a rate above 0"),
+        ({"seeds": 0}, "seeds: got 0; allowed: 1 or more"),
+        ({"transfer_to": "wdth=1->2"}, "did you mean 'width'"),
+        ({"transfer_to": "width=1-2"}, "transfer: got 'width=1-2'; allowed: for example"),
+        ({"transfer_to": "width=1->2,width=2->3"}, "each size once"),
+    ],
+)
+def test_refusals_come_before_anything_is_spent(tmp_path, options, sentence):
+    with pytest.raises(rg.DeclarationError) as why:
+        rg.tune_lr(rg.workloads.load("quadratic", examples=64), QUADRATIC, out=tmp_path, progress=False, **options)
+    assert sentence in str(why.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_rule_without_a_rate_and_a_controlled_one_are_refused(tmp_path):
+    work = rg.workloads.load("quadratic", examples=64)
+    with pytest.raises(rg.DeclarationError, match="no knob is called lr"):
+        rg.tune_lr(work, QUADRATIC.but(optimizer="RecursiveRidge()"), out=tmp_path, progress=False)
+    with pytest.raises(rg.DeclarationError, match="allowed: a number or a schedule"):
+        rg.tune_lr(work, QUADRATIC.but({"optimizer": "SGD(lr=RangeTest(0.001, 1.0))"}), out=tmp_path, progress=False)
+
+
+def test_a_range_in_which_everything_diverges_is_said(tmp_path):
+    work = rg.workloads.load("quadratic", examples=64)
+    with pytest.raises(rg.RegimesError, match="every rate from 1e\\+03 to 1e\\+06 diverged"):
+        rg.tune_lr(work, QUADRATIC, low=1e3, high=1e6, out=tmp_path, progress=False)
