@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from regimes.study.profiles import Profile, performance_profile, profile_score
     from regimes.study.ranges import between, times
     from regimes.study.replays import Replay, replay
+    from regimes.study.schedule_fit import fit_schedule
+    from regimes.study.schedule_tables import from_table
     from regimes.study.study import Study
     from regimes.study.two_phase import TwoPhase, two_phase
     from regimes.weights import *  # noqa: F403
@@ -98,6 +100,8 @@ _ELSEWHERE = {
     "regimes.study.profiles": ("Profile", "performance_profile", "profile_score"),
     "regimes.study.ranges": ("between", "times"),
     "regimes.study.replays": ("Replay", "replay"),
+    "regimes.study.schedule_fit": ("fit_schedule",),
+    "regimes.study.schedule_tables": ("from_table",),
     "regimes.study.study": ("Study",),
     "regimes.study.two_phase": ("TwoPhase", "two_phase"),
 }

@@ -146,7 +146,7 @@ def _one_cycle(own: Any, text: Lines, s: Any, span: Span, points: Points, name: 
 
 def _piecewise(own: Any, text: Lines, s: Any, span: Span, points: Points, name: str) -> None:
     places = [0.0, *s.moments_of(span, "at")]
-    heights = [s.peak, *(s.peak * factor for factor in s.factors)]
+    heights = [s.peak * factor for factor in (s.first, *s.factors)]
     for i, (height, begin) in enumerate(zip(heights, places)):
         last = i + 1 == len(places)
         end = 2.0 if last else places[i + 1]
@@ -156,8 +156,9 @@ def _piecewise(own: Any, text: Lines, s: Any, span: Span, points: Points, name: 
             continue
         value = repr(height)
         if s.interpolate == "linear" and not last:
-            early = inside is None or any(x < begin for x in inside)
-            t = "x" if begin == 0.0 else f"max(x - {begin!r}, 0.0)" if early else f"(x - {begin!r})"
+            close = inside is None or any(x - begin < EDGE and x != begin for x in inside)
+            t = "x" if begin == 0.0 else f"(x - {begin!r})"
+            t = f"({t} if {t} >= 1e-12 else 0.0)" if close else t
             value = f"{height!r} + {heights[i + 1] - height!r} * ({t} / {end - begin!r})"
         if last or points == []:
             text.add(f"return {value}")
