@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from regimes.study.calibrate import Calibration, calibrate
     from regimes.study.command import Command
     from regimes.study.compare import compare
+    from regimes.study.decay_branches import branch
     from regimes.study.early_signal import EarlySignal, early_signal
     from regimes.study.evaluation_noise import EvaluationNoise, evaluation_noise
     from regimes.study.foreign.verdict import verdict
@@ -86,6 +87,7 @@ _ELSEWHERE = {
     "regimes.integrations.lr_scheduler": ("lr_scheduler",),
     "regimes.study.audit": ("Audit", "audit"),
     "regimes.study.branches": ("extend", "fork"),
+    "regimes.study.decay_branches": ("branch",),
     "regimes.study.early_signal": ("EarlySignal", "early_signal"),
     "regimes.study.calibrate": ("Calibration", "calibrate"),
     "regimes.study.command": ("Command",),
