@@ -5,13 +5,23 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable
 
-from regimes.core.card import Card
+from regimes.core.card import Card, Claim
 from regimes.core.component import fixed
 from regimes.core.duration import Duration
 from regimes.core.errors import DeclarationError
 from regimes.core.kinds import EDGE, Schedule, Span
 from regimes.core.registry import register
 from regimes.schedules.shapes import Shape, fall, held_then, refuse_zero
+
+_SCALE = "char_lm, 0.04 M parameters, 600 steps, budgets of 150, 300 and 600"
+_PAPER = "language models of 0.1 to 1.2 billion parameters"
+
+
+#: A cosine that begins anew at each budget.
+_CYCLIC = (
+    "Then(Then(Cosine(1.0, final=0.1, warmup='30 steps'), second=Cosine(1.0, final=0.1), at='150 steps'), "
+    "second=Cosine(1.0, final=0.1), at='300 steps')"
+)
 
 
 @register
@@ -87,6 +97,49 @@ class WSDS(Schedule):
         deviations=(
             "A percentage is of the budget that the decay ends at; a public implementation takes it of the stretch between "
             "two budgets, and which is the paper's we do not know.",
+        ),
+        claims=(
+            Claim(
+                "At the third of three budgets its loss is no higher than that of a cosine that begins anew at each, peaks "
+                "tuned alike.",
+                {
+                    "workload": {"name": "char_lm", "width": 32, "length": 32},
+                    "compare": {
+                        "baseline": "cyclic",
+                        "metric": "loss",
+                        "better": "lower",
+                        "margin": 0.01,
+                        "seeds": 8,
+                        "trials": 3,
+                    },
+                    "tune": {"*.lr.peak": "times(1/4, 4)"},
+                    "arms": {
+                        "cyclic": {
+                            "optimizer": f"AdamW(lr=4e-3 * {_CYCLIC})",
+                            "batch_size": 16,
+                            "budget": "600 steps",
+                        },
+                        "wsds": {
+                            "like": "cyclic",
+                            "optimizer.lr": "WSDS(4e-3, budgets=['150 steps', '300 steps', '600 steps'], warmup='30 steps')",
+                        },
+                    },
+                },
+                paper_scale=_PAPER,
+                says="not worse",
+            ),
+            Claim(
+                "At the end it is lower than that of a run which goes back to before each decay, and pays for it in steps.",
+                {"seeds": 8, "margin": 0.01, "scale": _SCALE},
+                paper_scale=_PAPER,
+                measure="regimes.claims.rates:against_going_back",
+            ),
+            Claim(
+                "In the last decay the loss falls at least three times as much as in as many steps before it.",
+                {"seeds": 8, "margin": 0.01, "scale": _SCALE},
+                paper_scale=_PAPER,
+                measure="regimes.claims.rates:falls_in_a_decay",
+            ),
         ),
     )
 
