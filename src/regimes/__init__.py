@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from regimes.study.calibrate import Calibration, calibrate
     from regimes.study.command import Command
     from regimes.study.compare import compare
+    from regimes.study.decay_branches import branch
     from regimes.study.early_signal import EarlySignal, early_signal
     from regimes.study.evaluation_noise import EvaluationNoise, evaluation_noise
     from regimes.study.foreign.verdict import verdict
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
     from regimes.study.profiles import Profile, performance_profile, profile_score
     from regimes.study.ranges import between, times
     from regimes.study.replays import Replay, replay
+    from regimes.study.schedule_fit import fit_schedule
+    from regimes.study.schedule_tables import from_table
     from regimes.study.study import Study
     from regimes.study.tune_lr import TunedRate, tune_lr
     from regimes.study.two_phase import TwoPhase, two_phase
@@ -87,6 +90,7 @@ _ELSEWHERE = {
     "regimes.scaling.batch": ("ScaledBatch", "scale_batch"),
     "regimes.study.audit": ("Audit", "audit"),
     "regimes.study.branches": ("extend", "fork"),
+    "regimes.study.decay_branches": ("branch",),
     "regimes.study.early_signal": ("EarlySignal", "early_signal"),
     "regimes.study.calibrate": ("Calibration", "calibrate"),
     "regimes.study.command": ("Command",),
@@ -101,6 +105,8 @@ _ELSEWHERE = {
     "regimes.study.profiles": ("Profile", "performance_profile", "profile_score"),
     "regimes.study.ranges": ("between", "times"),
     "regimes.study.replays": ("Replay", "replay"),
+    "regimes.study.schedule_fit": ("fit_schedule",),
+    "regimes.study.schedule_tables": ("from_table",),
     "regimes.study.study": ("Study",),
     "regimes.study.tune_lr": ("TunedRate", "tune_lr"),
     "regimes.study.two_phase": ("TwoPhase", "two_phase"),

@@ -17,6 +17,7 @@ from regimes.workloads.synthetic import (
     skill_chain,
     teacher_student,
     two_moons,
+    with_errors,
 )
 
 
@@ -188,3 +189,30 @@ def test_all_chains_of_two_values_are_equal_and_opposite():
 def test_chains_that_cannot_be_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         skill_chain(**arguments)
+
+
+def test_errors_are_drawn_from_the_text_where_chance_says_so_and_nowhere_else():
+    text = torch.arange(200_000) % 251
+    draw = philox("errors", 4)
+    wrong = torch.from_numpy(draw.random(len(text), dtype=np.float32) < 0.2)
+    others = text[draw.integers(0, len(text), len(text))]
+    found = with_errors(text, 0.2, seed=4)
+    assert torch.equal(found[~wrong], text[~wrong])
+    assert torch.equal(found[wrong], others[wrong])
+    assert abs(wrong.double().mean().item() - 0.2) < 4 * math.sqrt(0.2 * 0.8 / len(text))  # four standard errors
+    assert torch.equal(with_errors(text, 0.0), text)
+    with pytest.raises(ValueError, match="share: got 1.5; allowed is a share from 0 to 1"):
+        with_errors(text, 1.5)
+
+
+def test_a_noisy_source_of_char_lm_is_its_first_domain_with_errors_and_not_judged():
+    from regimes.workloads import load
+
+    clean, noisy = load("char_lm", domains=("prose",)), load("char_lm", domains=("prose",), noise=0.3)
+    assert (list(clean.sources["train"]), list(noisy.sources["train"])) == (["prose"], ["prose", "noisy"])
+    assert [list(noisy.sources[split]) for split in ("val", "test")] == [["prose"], ["prose"]]
+    here = np.arange(50)
+    plain, _ = noisy.sources["train"]["prose"].fetch(here, {})
+    changed, _ = noisy.sources["train"]["noisy"].fetch(here, {})
+    assert torch.equal(plain, clean.sources["train"]["prose"].fetch(here, {})[0])
+    assert 0.2 < (changed != plain).double().mean().item() < 0.3

@@ -88,21 +88,31 @@ def _rex(own: Any, text: Lines, s: Any, span: Span, points: Points, name: str) -
 def _wsd(own: Any, text: Lines, s: Any, span: Span, points: Points, name: str) -> None:
     length = s.share_of(span, "decay", above=None)
     start, height = 1.0 - length, s.peak - s.final
-    before, later = split(points, lambda x: x < start or length == 0.0)
+    before, later = split(points, lambda x: x < start + EDGE or length == 0.0)
     if later == [] or length == 0.0:
         text.add(f"return {s.peak!r}")
         return
     if before != []:
-        with text.block(f"if x < {start!r}:"):
+        with text.block(f"if x < {start!r} + 1e-12:" if _nudged(points, start) != "x" else f"if x < {start!r}:"):
             text.add(f"return {s.peak!r}")
-    beyond = later is None or any((x - start) / length > 1.0 for x in later)
-    text.add(f"u = min((x - {start!r}) / {length!r}, 1.0)" if beyond else f"u = (x - {start!r}) / {length!r}")
+    end = start + length - EDGE
+    inside, beyond = split(later, lambda x: x < end)
+    if beyond != []:
+        with text.block(f"if x >= {end!r}:"):
+            text.add(f"return {s.final!r}")
+    u = f"u = (x - {start!r}) / {length!r}"
     shapes = {
         "linear": f"{height!r} * (1 - u)",
         "sqrt": f"{height!r} * (1 - math.sqrt(u))",
         "cosine": f"{height * 0.5!r} * (1 + math.cos(math.pi * u))",
     }
-    text.add("return " + _plus(s.final, shapes[s.decay_shape]))
+    ratios = {
+        "exponential": lambda: f"{s.peak!r} * {s.final / s.peak!r} ** u",
+        "inverse": lambda: f"{s.peak!r} / ((1 - u) + u * {s.peak / s.final!r})",
+    }
+    value = ratios[s.decay_shape]() if s.decay_shape in ratios else _plus(s.final, shapes[s.decay_shape])
+    if inside != []:
+        text.add(u, f"return {value}")
 
 
 def _up_to(right: float, x: float) -> bool:
@@ -136,7 +146,7 @@ def _one_cycle(own: Any, text: Lines, s: Any, span: Span, points: Points, name: 
 
 def _piecewise(own: Any, text: Lines, s: Any, span: Span, points: Points, name: str) -> None:
     places = [0.0, *s.moments_of(span, "at")]
-    heights = [s.peak, *(s.peak * factor for factor in s.factors)]
+    heights = [s.peak * factor for factor in (s.first, *s.factors)]
     for i, (height, begin) in enumerate(zip(heights, places)):
         last = i + 1 == len(places)
         end = 2.0 if last else places[i + 1]
@@ -146,8 +156,9 @@ def _piecewise(own: Any, text: Lines, s: Any, span: Span, points: Points, name: 
             continue
         value = repr(height)
         if s.interpolate == "linear" and not last:
-            early = inside is None or any(x < begin for x in inside)
-            t = "x" if begin == 0.0 else f"max(x - {begin!r}, 0.0)" if early else f"(x - {begin!r})"
+            close = inside is None or any(x - begin < EDGE and x != begin for x in inside)
+            t = "x" if begin == 0.0 else f"(x - {begin!r})"
+            t = f"({t} if {t} >= 1e-12 else 0.0)" if close else t
             value = f"{height!r} + {heights[i + 1] - height!r} * ({t} / {end - begin!r})"
         if last or points == []:
             text.add(f"return {value}")

@@ -16,24 +16,26 @@ from regimes.core.registry import register
 
 @register
 class Piecewise(Schedule):
-    r"""Begin at `peak`, and be at `factors[i]` times the peak at the moment `at[i]`.
+    r"""Begin at `first` times the peak, and be at `factors[i]` times the peak at the moment `at[i]`.
 
     .. math::
         \text{constant:}\quad s(x) &= \text{peak}\, c_i, \quad a_i \le x < a_{i+1} \\
         \text{linear:}\quad s(x) &= \text{peak} \left(c_i + (c_{i+1} - c_i) \frac{x - a_i}{a_{i+1} - a_i}\right)
 
-    with c_0 = 1 at a_0 = 0 (the end of the warm-up), and the last value held to the end.
+    with c_0 = first at a_0 = 0 (the end of the warm-up), and the last value held to the end.
 
     Parameters
     ----------
     peak : float
-        First value, and unit of the others: tuning it moves the whole table.
+        Unit of all values: tuning it moves the whole table.
     at : tuple of Duration
         Moments a_1, a_2 ... in order, counted from the beginning of the stretch, warm-up included.
     factors : tuple of float
         c_1, c_2 ...: one per moment.
     interpolate : {"constant", "linear"}
         What happens in between. Default "constant".
+    first : float
+        c_0. Default 1: it begins at the peak.
     warmup : Duration
         Linear rise from 0; default none.
 
@@ -60,6 +62,7 @@ class Piecewise(Schedule):
     at: tuple[Duration, ...] = fixed()
     factors: tuple[float, ...] = fixed()
     interpolate: Literal["constant", "linear"] = fixed("constant")
+    first: float = fixed(1.0)
 
     card = Card(
         title="A table of values",
@@ -82,14 +85,16 @@ class Piecewise(Schedule):
         places = [0.0, *self.moments_of(span, "at")]
         if len(set(places)) < len(places):
             raise DeclarationError(f"got {[str(m) for m in self.at]}; allowed: each moment once", "at")
-        heights = [self.peak, *(self.peak * factor for factor in self.factors)]
+        heights = [self.peak * factor for factor in (self.first, *self.factors)]
         linear = self.interpolate == "linear"
 
         def value(x: float) -> float:
             i = bisect_right(places, x + EDGE) - 1
             if not linear or i + 1 == len(places):
                 return heights[i]
-            t = max(x - places[i], 0.0) / (places[i + 1] - places[i])
-            return heights[i] + (heights[i + 1] - heights[i]) * t
+            past = x - places[i]
+            if past < EDGE:  # at the point itself, as far as rounding can tell: its value, to the bit
+                return heights[i]
+            return heights[i] + (heights[i + 1] - heights[i]) * (past / (places[i + 1] - places[i]))
 
         return value

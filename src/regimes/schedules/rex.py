@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from regimes.core.card import Card, Claim
 from regimes.core.component import fixed
 from regimes.core.kinds import Schedule
 from regimes.core.registry import register
+
+_PAPER = "seven settings of vision, language and detection; 1% to 100% of the usual epochs"
+
+
+def _study(baseline: str, lr: str, budget: str, margin: float) -> dict[str, Any]:
+    return {
+        "workload": "digits_mlp",
+        "compare": {
+            "baseline": baseline,
+            "metric": "acc",
+            "better": "higher",
+            "margin": margin,
+            "seeds": 12,
+            "trials": 6,
+        },
+        "tune": {"*.lr.peak": "times(1/3, 10/3)"},
+        "arms": {
+            baseline: {"optimizer": f"SGD(lr={lr}, momentum=0.9)", "batch_size": 32, "budget": budget},
+            "rex": {"like": baseline, "optimizer.lr": "REX(0.15)"},
+        },
+    }
 
 
 @register
@@ -58,27 +81,19 @@ class REX(Schedule):
         claims=(
             Claim(
                 "At a budget of three epochs, a higher accuracy than a straight line, peaks tuned alike.",
-                {
-                    "workload": "digits_mlp",
-                    "compare": {
-                        "baseline": "linear",
-                        "metric": "acc",
-                        "better": "higher",
-                        "margin": 0.003,
-                        "seeds": 12,
-                        "trials": 6,
-                    },
-                    "tune": {"*.lr.peak": "times(1/3, 10/3)"},
-                    "arms": {
-                        "linear": {
-                            "optimizer": "SGD(lr=Linear(0.15), momentum=0.9)",
-                            "batch_size": 32,
-                            "budget": "3 epochs",
-                        },
-                        "rex": {"like": "linear", "optimizer.lr": "REX(0.15)"},
-                    },
-                },
-                paper_scale="seven settings of vision, language and detection; 1% to 100% of the usual epochs",
+                _study("linear", "Linear(0.15)", "3 epochs", 0.003),
+                paper_scale=_PAPER,
+            ),
+            Claim(
+                "There, a higher accuracy than drops to a tenth at a half and at three quarters.",
+                _study("step", "Step(0.15, milestones=['50%', '75%'])", "3 epochs", 0.003),
+                paper_scale=_PAPER,
+            ),
+            Claim(
+                "At thirty epochs, an accuracy within half a point of a cosine's.",
+                _study("cosine", "Cosine(0.15)", "30 epochs", 0.005),
+                paper_scale=_PAPER,
+                says="not worse",
             ),
         ),
     )

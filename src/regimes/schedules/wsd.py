@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import cos, pi, sqrt
-from typing import Literal
 
 from regimes.core.card import Card
 from regimes.core.component import fixed
 from regimes.core.duration import Duration
 from regimes.core.errors import DeclarationError
-from regimes.core.kinds import Schedule, Span
+from regimes.core.kinds import EDGE, Schedule, Span
 from regimes.core.registry import register
-
-_SHAPES: dict[str, Callable[[float], float]] = {
-    "linear": lambda u: 1.0 - u,
-    "sqrt": lambda u: 1.0 - sqrt(u),
-    "cosine": lambda u: 0.5 * (1.0 + cos(pi * u)),
-}
+from regimes.schedules.shapes import Shape, fall, held_then, refuse_zero
 
 
 @register
 class WSD(Schedule):
     r"""Warm up, hold the peak, decay at the end: the stable part can be branched from and prolonged.
 
-    With D the decay share of the whole and u = (f - (1 - D)) / D in the decay
+    With D the decay share of the whole, u = (f - (1 - D)) / D in the decay, h = peak and l = final
 
-    .. math:: s(f) = \begin{cases} \text{peak} & f < 1 - D \\
-              \text{final} + (\text{peak} - \text{final})\, d(u) & f \ge 1 - D \end{cases}
+    .. math:: s(f) = \begin{cases} h & f < 1 - D \\ l + (h - l)\, d(u) & f \ge 1 - D \end{cases}
 
-    with d(u) = 1 - u (linear), 1 - sqrt(u) (sqrt) or (1 + cos(pi u)) / 2 (cosine).
+    with d(u) = 1 - u (linear), 1 - sqrt(u) (sqrt) or (1 + cos(pi u)) / 2 (cosine). Two shapes need a final value above 0:
+    the decay h (l / h)^u (exponential), a straight line of the logarithm, and 1 / ((1 - u) / h + u / l) (inverse), one of
+    the inverse.
 
     Parameters
     ----------
@@ -39,20 +33,21 @@ class WSD(Schedule):
         Length of the decay, of the whole stretch. Default 10%, as MiniCPM reports sufficient (section 4.3).
     final : float
         Value at the end. Default 0.
-    decay_shape : {"linear", "sqrt", "cosine"}
-        Default "linear"; "sqrt" is Hägele et al.'s 1-sqrt.
+    decay_shape : {"linear", "sqrt", "cosine", "exponential", "inverse"}
+        Default "linear"; "sqrt" is Hägele et al.'s 1-sqrt, "exponential" MiniCPM's, "inverse" Wen et al.'s.
     warmup : Duration
         Linear rise from 0; default none.
 
     Raises
     ------
     DeclarationError
-        If warm-up and decay together are longer than the stretch.
+        If warm-up and decay together are longer than the stretch, or an exponential or inverse decay goes to 0.
 
     References
     ----------
     S. Hu et al., MiniCPM, arXiv:2404.06395, section 4; A. Hägele et al., Scaling Laws and Compute-Optimal
-    Training Beyond Fixed Training Durations, NeurIPS 2024, arXiv:2405.18392.
+    Training Beyond Fixed Training Durations, NeurIPS 2024, arXiv:2405.18392; K. Wen et al., Understanding
+    Warmup-Stable-Decay Learning Rates, ICLR 2025, arXiv:2410.05192.
 
     Examples
     --------
@@ -64,28 +59,26 @@ class WSD(Schedule):
     peak: float = fixed()
     decay: Duration = fixed(Duration(10.0, "%"))
     final: float = fixed(0.0)
-    decay_shape: Literal["linear", "sqrt", "cosine"] = fixed("linear")
+    decay_shape: Shape = fixed("linear")
 
     card = Card(
         title="Warm-up, stable, decay",
         axes=("rates", "phases"),
         source="Hu et al. 2024, MiniCPM, arXiv:2404.06395",
         when="The length of the run is open, or several lengths are wanted from one trunk.",
-        defaults={"decay": "10%, MiniCPM section 4.3", "decay_shape": "linear"},
-        deviations=("MiniCPM decays exponentially; linear and 1-sqrt follow Hägele et al. 2024.",),
+        defaults={"decay": "10%, MiniCPM section 4.3", "decay_shape": "linear, Hägele et al. 2024"},
+        deviations=(
+            "MiniCPM decays exponentially, by a half-life; here by decay_shape='exponential' and the value at the end.",
+        ),
     )
+
+    def validate(self) -> None:
+        """Refuse shapes that never reach 0 on the way to it."""
+        refuse_zero(self.decay_shape, self.peak, self.final, "decay_shape")
 
     def shape(self, span: Span) -> Callable[[float], float]:
         """Place the decay at the end of the stretch."""
         length = self.share_of(span, "decay", above=None)
-        if length > 1.0 + 1e-12:
+        if length > 1.0 + EDGE:
             raise DeclarationError(f"got '{self.decay}'; warm-up and decay together exceed the stretch", "decay")
-        start, fall = 1.0 - length, _SHAPES[self.decay_shape]
-        peak, final = self.peak, self.final
-
-        def value(x: float) -> float:
-            if x < start or length == 0.0:
-                return peak
-            return final + (peak - final) * fall(min((x - start) / length, 1.0))
-
-        return value
+        return held_then(fall(self.decay_shape, self.peak, self.final), self.peak, 1.0 - length, length)

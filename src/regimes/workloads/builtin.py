@@ -130,6 +130,7 @@ def char_lm(
     domains: tuple[str, ...] = ("code", "prose"),
     held_out: int = 16_000,
     dropout: float = 0.0,
+    noise: float = 0.0,
 ) -> Workload:
     """Return a small byte-level GPT on real text that every installation has.
 
@@ -146,12 +147,18 @@ def char_lm(
         Bytes of each domain in val, and in test.
     dropout : float
         Of the blocks.
+    noise : float
+        Share of the bytes that are drawn anew, the same ones in every run, in a further source to train on, ``noisy``:
+        the first domain with errors. Default 0: no such source.
     """
     corpus = load_corpus(tuple(domains))
     splits: dict[str, Any] = {}
     for split in ("train", "val", "test"):
         limit = None if split == "train" else held_out
-        splits[split] = TextWindows.several({name: getattr(corpus[name], split)[:limit] for name in domains}, length)
+        texts = {name: getattr(corpus[name], split)[:limit] for name in domains}
+        if noise and split == "train":
+            texts["noisy"] = synthetic.with_errors(texts[domains[0]], noise)
+        splits[split] = TextWindows.several(texts, length)
     model = functools.partial(models.TinyGPT, width=width, layers=layers, heads=heads, context=length, dropout=dropout)
     return Workload(model=model, loss=NextToken(), name="char_lm", **splits)
 

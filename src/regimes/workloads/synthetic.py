@@ -20,6 +20,7 @@ __all__ = [
     "skill_chain",
     "teacher_student",
     "two_moons",
+    "with_errors",
 ]
 
 
@@ -392,6 +393,36 @@ def add_noise(x: Tensor, noise: Tensor, t: Tensor, table: Tensor) -> Tensor:
     """
     left = table[t].view(-1, *[1] * (x.ndim - 1))
     return left.sqrt().to(x.dtype) * x + (1 - left).sqrt().to(x.dtype) * noise
+
+
+def with_errors(text: Tensor, share: float, seed: int = 0) -> Tensor:
+    """Return a text in which tokens are drawn anew from the text itself, each with probability `share`.
+
+    Parameters
+    ----------
+    text : Tensor, shape (n,)
+        Token numbers.
+    share : float
+        In [0, 1]. Some of what is drawn is what stood there.
+    seed : int
+        Decides where and what.
+
+    Raises
+    ------
+    ValueError
+        If the share is not in [0, 1].
+
+    Examples
+    --------
+    >>> bytes(with_errors(torch.tensor(list(b"def add(left, right): return left")), 0.2).tolist()).decode()
+    'dtfnadd(lefa, )ight)g rdturn lhft'
+    """
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"share: got {share!r}; allowed is a share from 0 to 1.")
+    draw = philox("errors", seed)
+    wrong = torch.from_numpy(draw.random(len(text), dtype=np.float32) < share)
+    others = text[torch.from_numpy(draw.integers(0, len(text), len(text)))]
+    return torch.where(wrong, others, text)
 
 
 def _whole(name: str, value: int, least: int) -> None:
