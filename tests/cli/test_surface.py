@@ -26,6 +26,8 @@ SURFACE = {
     "check": "FILE --set --json --debug",
     "compare": "FILE --out --workers --seeds --until --max-cost --noise --set --track --progress/--no-progress --json --debug",
     "atlas": "--axis --json --debug",
+    "tune-lr": "FILE --arm --low --high --metric --seeds --transfer --out --workers --set --progress/--no-progress --json "
+    "--debug",
     "verify": "[NAMES] --all --out --workers --record --progress/--no-progress --json --debug",
     "verdict": "PATH --arm --seed --metric --margin --better --baseline --level --step --at --nan --where --noise --assume "
     "--pattern --unfinished --out --json --debug",
