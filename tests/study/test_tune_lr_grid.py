@@ -13,7 +13,7 @@ from regimes.study.own import Own
 from regimes.study.tasks import Outcome, Task
 from regimes.workloads import builtin, synthetic, tables
 
-GRID, SEEDS = 30, (0, 1)
+GRID, SEEDS = 30, range(4)
 
 
 class Random(nn.Module):

@@ -11,6 +11,8 @@ import numpy as np
 
 #: (share of the budget, number of rates, factor between neighbors) of each rung; the first covers the whole range.
 RUNGS: tuple[tuple[float, int, float | None], ...] = ((1 / 16, 8, None), (1 / 4, 4, 2.0), (1 / 2, 3, 1.6))
+#: The second where in the first no rate has learned anything: the whole range again, for as much.
+_AGAIN = (1 / 8, 8, None)
 #: A rate is safe while its loss is predicted to be at most this share above the best.
 SAFE = 0.03
 #: What the optimum is expected to drift per doubling of the budget (standard deviation of its log), before any is seen.
@@ -19,6 +21,11 @@ _DRIFT = 0.1
 _NOISE = 0.02
 #: Runs that end this far above the best of their rung (in log loss) say nothing about its optimum.
 _NEAR = 0.7
+#: How far beyond everything that was tried near it an optimum is believed.
+_BEYOND = 2.0
+#: Of the untrained network's loss: above the first a run has diverged; below the last runs have learned, and those of the
+#: same length that end above the second have not.
+_BLOWN, _IDLE, _LEARNED = 1.05, 0.98, 0.9
 #: By what the fitted optimum is divided: a rate that is too high costs more than one that is too low.
 _SHADE = 1.15
 
@@ -83,7 +90,8 @@ class RateSearch:
     low, high : float
         The range of the first rung.
     start : float
-        Loss of the untrained network: what ends above it counts as diverged.
+        Loss of the untrained network. What ends more than 5% above it has diverged; beyond the edge lies too what ends no
+        better than it, where others of as many steps have learned.
 
     Examples
     --------
@@ -111,6 +119,8 @@ class RateSearch:
         if len(self.rungs) == len(RUNGS):
             return None
         share, count, factor = RUNGS[len(self.rungs)]
+        if len(self.rungs) == 1 and math.isfinite(self.start) and min(self.rungs[0].losses) >= _LEARNED * self.start:
+            share, count, factor = _AGAIN
         logs: np.ndarray
         if factor is None:
             logs = np.linspace(math.log(self.low), math.log(self.high), count)
@@ -123,7 +133,7 @@ class RateSearch:
         """Take in the final losses of the rates that were asked for."""
         assert self._asked is not None
         share, rates = self._asked
-        bounded = [x if math.isfinite(x) and x <= self.start else math.inf for x in losses]
+        bounded = [x if math.isfinite(x) and x <= _BLOWN * self.start else math.inf for x in losses]
         self.rungs.append(Rung(share, rates, tuple(bounded)))
 
     def found(self) -> Found:
@@ -133,18 +143,25 @@ class RateSearch:
         optimum = min(fit.optimum, _fitted(self.rungs, self.rungs[-1].share).optimum) - math.log(_SHADE)
         # Within SAFE of the best: log(1 + SAFE) is half the curvature times the squared distance.
         half = math.sqrt(2.0 * math.log1p(SAFE) / fit.curvature) if fit.curvature > 0 else 0.0
-        rate, high = math.exp(optimum), math.exp(optimum + half)
+        # Not wider than the longest runs reach, whatever the parabola says: they alone are near the whole length.
+        longest = self.rungs[-1].rates
+        rate, low = math.exp(optimum), max(math.exp(optimum - half), min(longest) / _BEYOND)
+        high = min(math.exp(optimum + half), max(longest) * _BEYOND)
         if edge is not None:
             rate, high = min(rate, edge), min(high, edge)
         tried = [rate for rung in self.rungs for rate in rung.rates]
         at_edge = not min(tried) * 1.2 < rate < max(tried) / 1.2
-        return Found(rate, min(rate, math.exp(optimum - half)), high, edge, at_edge)
+        return Found(rate, min(rate, low), max(rate, high), edge, at_edge)
 
     def _edge(self) -> float | None:
-        trained = [(r, loss) for rung in self.rungs for r, loss in zip(rung.rates, rung.losses)]
-        good = [r for r, loss in trained if math.isfinite(loss)]
-        bad = [r for r, loss in trained if not math.isfinite(loss) and r > max(good, default=0.0)]
-        return math.sqrt(max(good) * min(bad)) if good and bad else None
+        good, bad = list[float](), list[float]()
+        for rung in self.rungs:
+            learned = min(rung.losses) < _LEARNED * self.start
+            for rate, loss in zip(rung.rates, rung.losses):
+                lost = math.isinf(loss) or (learned and loss > _IDLE * self.start)
+                (bad if lost else good).append(rate)
+        beyond = [rate for rate in bad if rate > max(good, default=0.0)]
+        return math.sqrt(max(good) * min(beyond)) if good and beyond else None
 
 
 class _Fit(NamedTuple):
@@ -181,8 +198,9 @@ def _fitted(rungs: Sequence[Rung], share: float) -> _Fit:
     found = np.linalg.lstsq(np.vstack([drifting, expected]), np.append(heights, 0.0), rcond=None)[0]
     if found[-2] <= 0:
         return _Fit(best, 0.0)
-    reach = max(abs(x.min()), abs(x.max())) + math.log(1.5)
-    return _Fit(best + float(np.clip(-found[-3] / (2.0 * found[-2]), -reach, reach)), 2.0 * float(found[-2]))
+    beyond = math.log(_BEYOND)
+    optimum = np.clip(-found[-3] / (2.0 * found[-2]), x.min() - beyond, x.max() + beyond)
+    return _Fit(best + float(optimum), 2.0 * float(found[-2]))
 
 
 def _heights(losses: Sequence[float]) -> np.ndarray:

@@ -321,10 +321,10 @@ def _printed_edits(regime: Regime, rates: tuple[str, ...]) -> Iterator[tuple[str
 
 
 def _untrained(workload: Workload, regime: Regime, metric: str) -> float:
-    """Of a loss, nearly that of the untrained network: what ends above it has not trained."""
+    """Of a loss, that of the untrained network; of another metric infinity, which says nothing."""
     run = Run(workload, regime, TUNING_SEED, count_flops=False)
     found = run.validation.measure("val").get(metric, math.inf) if metric.endswith("loss") else math.inf
-    return 0.98 * float(found)
+    return float(found)
 
 
 def _transferred(workload: Workload, regime: Regime, found: Found, wanted: list[Any]) -> Transferred:
