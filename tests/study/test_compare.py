@@ -3,6 +3,7 @@
 import errno
 import json
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from regimes.core.errors import DeclarationError
 from regimes.engine import checkpoint
 from regimes.engine.identity import identity, key
 from regimes.study.design import design_of
+from regimes.study.live import Live
 from regimes.study.own import Own
-from regimes.study.tasks import Task
+from regimes.study.tasks import Outcome, Task
 
 BASE = rg.Regime(optimizer=rg.SGD(lr=0.1), batch_size=8, budget="10 steps")
 ARMS = {"base": BASE, "fast": BASE.but(lr=0.2)}
@@ -356,3 +358,22 @@ def test_seeds_that_are_added_after_a_verdict_are_said(tmp_path):
     assert "it was judged at 6 seeds before more were added" in notes(seeds=8)[0]
     assert "at 6 seeds" in notes(seeds=8)[0]  # it stays said
     assert "at 6 and 8 seeds" in notes(seeds=9)[0]
+
+
+def test_runs_that_are_there_take_one_line_and_no_time(capsys):
+    """The time left is told from what was trained now: 20 s for each of 2, and 4 are left of 10."""
+    live = Live(SimpleNamespace(metric="val/loss"), "study", True)
+
+    def outcome(number, reused):
+        task = Task("arm", None, number)
+        return Outcome(task, {"val/loss": 1.0}, [], [], {}, 1, 1, 0.0, "key", reused)
+
+    outcomes = []
+    for number, reused in enumerate([True] * 4 + [False] * 2):
+        outcomes.append(outcome(number, reused))
+        live.show(outcomes, 10, 20.0 * (number - 3))
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "[  4/10] runs were there already"
+    assert [line.rsplit("   ", 1)[1] for line in said[1:]] == ["1.7 min left", "80 s left"]
+    live.show([outcome(number, True) for number in range(10)], 10, 0.1)
+    assert capsys.readouterr().err == "[ 10/10] 10 runs were there already\n"

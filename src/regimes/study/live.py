@@ -67,12 +67,18 @@ class Live:
         if self._live is not None:
             self._live.update(self._table(outcomes, total, elapsed))
             return
-        latest = outcomes[-1]
+        latest, there = outcomes[-1], sum(outcome.reused for outcome in outcomes)
+        if latest.reused:
+            if len(outcomes) == total:
+                self.say(f"[{total:3d}/{total}] {there} runs were there already")
+            return
+        if there and len(outcomes) == there + 1:
+            self.say(f"[{there:3d}/{total}] runs were there already")
         metric = self.design.tuning_metric if latest.task.trial is not None else self.design.metric
         said = f"{metric} {latest.metrics.get(metric, math.nan):.4f}"
         if latest.failure is not None:
             said = f"{'diverged' if latest.diverged else 'failed'}: {latest.failure}"
-        left = duration(elapsed / len(outcomes) * (total - len(outcomes)))
+        left = _left(outcomes, total, elapsed)
         print(
             f"[{len(outcomes):3d}/{total}] {latest.task.arm:24s} {latest.task.what:9s} {said}   {left} left",
             file=sys.stderr,
@@ -88,14 +94,13 @@ class Live:
         elif elapsed > self._told + OFTEN:
             self._told = elapsed
             share = (len(outcomes) + under_way) / total
-            left = duration(elapsed / share * (1.0 - share)) if share else "..."
+            left = _left(outcomes, total, elapsed, under_way)
             print(f"[{len(outcomes):3d}/{total}] {share:.0%} of all steps   {left} left", file=sys.stderr, flush=True)
 
     def _table(self, outcomes: Sequence[Any], total: int, elapsed: float, under_way: float = 0.0) -> Any:
         from rich.table import Table
 
-        done, made_up = len(outcomes), len(outcomes) + under_way
-        left = duration(elapsed / made_up * (total - made_up)) if made_up else "..."
+        done, left = len(outcomes), _left(outcomes, total, elapsed, under_way)
         going = f" and {under_way / (total - done):.0%} of the others" if under_way and total > done else ""
         made = Table(title=f"{self.name}: {done} of {total} runs{going}, {left} left", title_justify="left")
         for column in (
@@ -132,6 +137,12 @@ class Live:
         gaps = [sign * (finals[name][seed] - base[seed]) for seed in both]
         spread = f" ± {np.std(gaps, ddof=1):.4f}" if len(gaps) > 1 else ""
         return f"{np.mean(gaps):+.4f}{spread}"
+
+
+def _left(outcomes: Sequence[Any], total: int, elapsed: float, under_way: float = 0.0) -> str:
+    """How long the rest will take, from what has been trained now: runs that were there already took no time."""
+    trained = sum(not outcome.reused for outcome in outcomes) + under_way
+    return duration(elapsed / trained * (total - len(outcomes) - under_way)) if trained else "..."
 
 
 def _best(values: Sequence[float], better: str) -> float | None:
