@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from regimes.study.replays import Replay, replay
     from regimes.study.schedule_fit import fit_schedule
     from regimes.study.schedule_tables import from_table
+    from regimes.study.shootout import Shootout, shootout
     from regimes.study.study import Study
     from regimes.study.tune_lr import TunedRate, tune_lr
     from regimes.study.two_phase import TwoPhase, two_phase
@@ -107,6 +108,7 @@ _ELSEWHERE = {
     "regimes.study.replays": ("Replay", "replay"),
     "regimes.study.schedule_fit": ("fit_schedule",),
     "regimes.study.schedule_tables": ("from_table",),
+    "regimes.study.shootout": ("Shootout", "shootout"),
     "regimes.study.study": ("Study",),
     "regimes.study.tune_lr": ("TunedRate", "tune_lr"),
     "regimes.study.two_phase": ("TwoPhase", "two_phase"),

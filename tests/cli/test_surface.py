@@ -26,6 +26,7 @@ SURFACE = {
     "check": "FILE --set --json --debug",
     "compare": "FILE --out --workers --seeds --until --max-cost --noise --set --track --progress/--no-progress --json --debug",
     "atlas": "--axis --json --debug",
+    "shootout": "FILE --out --workers --progress/--no-progress --json --debug",
     "tune-lr": "FILE --arm --low --high --metric --seeds --transfer --out --workers --set --progress/--no-progress --json "
     "--debug",
     "verify": "[NAMES] --all --out --workers --record --progress/--no-progress --json --debug",

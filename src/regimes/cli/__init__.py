@@ -20,6 +20,7 @@ COMMANDS = {
     "plan": "Tell what a file would do: steps, work, memory, time, schedules.",
     "check": "Validate a file; nothing is trained.",
     "compare": "Train all arms of a file over paired seeds, and judge.",
+    "shootout": "Compare the same arms on several workloads: steps to targets, final metrics, performance profiles.",
     "tune-lr": "Recommend a peak learning rate for what a file declares.",
     "verify": "Re-test what a method's card claims.",
     "guard": "Test whether a change of code changed the training.",
