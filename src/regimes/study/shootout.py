@@ -101,9 +101,11 @@ def read(path: str | Path) -> tuple[dict[str, CompareFile], float]:
     for name, entry in data["workloads"].items():
         text = json.dumps(_study(data, arms, str(name), entry), indent=1)  # which is YAML
         try:
-            found[str(name)] = read_yaml(text, file)
+            made = read_yaml(text, file)
         except DeclarationError as why:
             raise why.within(f"workloads.{name}") from None
+        assert isinstance(made, CompareFile)  # what has arms is one
+        found[str(name)] = made
     return found, float(share)
 
 
