@@ -28,6 +28,8 @@ _BEYOND = 2.0
 _BLOWN, _IDLE, _LEARNED = 1.05, 0.98, 0.9
 #: By what the fitted optimum is divided: a rate that is too high costs more than one that is too low.
 _SHADE = 1.15
+#: How far from the best of the longest runs the recommended rate may be.
+_FAR = 1.6
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class RateSearch:
 
     with a level for each rung, one curvature c, and a drift d of the optimum per doubling, which is expected to be small.
     All runs that ended near the best of their rung are fitted together. Recommended is x_0, but no higher than the optimum
-    of the longest runs, over 1.15.
+    of the longest runs, over 1.15, and within a factor 1.6 of the best of them.
 
     Parameters
     ----------
@@ -145,12 +147,14 @@ class RateSearch:
         half = math.sqrt(2.0 * math.log1p(SAFE) / fit.curvature) if fit.curvature > 0 else 0.0
         # Not wider than the longest runs reach, whatever the parabola says: they alone are near the whole length.
         longest = self.rungs[-1].rates
+        best = longest[int(np.argmin(self.rungs[-1].losses))]
+        optimum = float(np.clip(optimum, math.log(best / _FAR), math.log(best * _FAR)))
         rate, low = math.exp(optimum), max(math.exp(optimum - half), min(longest) / _BEYOND)
         high = min(math.exp(optimum + half), max(longest) * _BEYOND)
         if edge is not None:
             rate, high = min(rate, edge), min(high, edge)
         tried = [rate for rung in self.rungs for rate in rung.rates]
-        at_edge = not min(tried) * 1.2 < rate < max(tried) / 1.2
+        at_edge = best in (min(tried), max(tried))
         return Found(rate, min(rate, low), max(rate, high), edge, at_edge)
 
     def _edge(self) -> float | None:
