@@ -6,7 +6,6 @@ import contextlib
 import gc
 import importlib
 import math
-import multiprocessing
 import os
 import pickle
 import signal
@@ -22,7 +21,7 @@ from typing import Any
 
 from regimes.core.errors import Interrupted, RegimesError
 from regimes.study.command import groups
-from regimes.study.spawning import context
+from regimes.study.spawning import context, end_with_parent
 from regimes.study.stopping import terminable
 from regimes.study.subject import Subject
 from regimes.study.tasks import Outcome, Task, UnderWay
@@ -272,7 +271,7 @@ def _serve(inbox: Any, environment: dict[str, str], packed: bytes, place: int, w
     """Be a worker: build the workload, then train what comes until the study ends."""
     os.environ.clear()  # that of the server is as it was when it began
     os.environ.update(environment)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     # Ctrl-C reaches every process of a terminal; a worker ends when the study tells it to, or within its step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _be_main()
@@ -306,14 +305,3 @@ def _be_main() -> None:
         names = thing.__globals__ if type(thing) is types.FunctionType else {}
         if names.get("__name__") == "__mp_main__":  # what is defined from now on takes its module from here
             names["__name__"] = "__main__"
-
-
-def _end_with_parent() -> None:
-    """Wait for the end of the study's process, and end at once: a killed parent cannot tell its workers to stop.
-
-    What was running is as after a kill: the next call goes on from its last checkpoint.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import threading
+from multiprocessing import connection
 from multiprocessing.context import BaseContext
 
 #: What the server loads before it is asked for a process.
@@ -50,3 +52,18 @@ def context(processes: int) -> BaseContext:
 def cores_here() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def end_with_parent() -> None:
+    """End at once, from now on, when the process ends that asked for this one: a killed parent cannot tell its workers to stop.
+
+    What was running is as after a kill: the next call goes on from its last checkpoint.
+    """
+    threading.Thread(target=_wait_for_the_end, daemon=True).start()
+
+
+def _wait_for_the_end() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)

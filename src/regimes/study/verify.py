@@ -24,7 +24,7 @@ from regimes.core.files import write_json
 from regimes.core.registry import REGISTRY
 from regimes.study import files, statistics
 from regimes.study.compare import compare
-from regimes.study.spawning import context
+from regimes.study.spawning import context, end_with_parent
 from regimes.study.study import Study
 
 #: Written by `verify(..., record=True)` alone; no verdict is ever typed.
@@ -129,7 +129,7 @@ def measured(
     quiet = not (sys.stderr.isatty() if progress is None else progress)
     with (
         Progress(console=Console(stderr=True), disable=quiet) as bar,
-        ProcessPoolExecutor(workers, mp_context=context(workers)) as pool,
+        ProcessPoolExecutor(workers, mp_context=context(workers), initializer=end_with_parent) as pool,
     ):
         pairs = pool.map(_measure, [claim.measure] * len(missing), missing)
         for seed, pair in zip(missing, bar.track(pairs, len(missing), description=folder.name)):
