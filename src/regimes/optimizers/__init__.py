@@ -5,6 +5,7 @@ from regimes.optimizers.federated.fed_avg import FedAvg
 from regimes.optimizers.foreign.pytorch_optimizer_class import PytorchOptimizer
 from regimes.optimizers.foreign.torch_class import Torch
 from regimes.optimizers.groups import Group, Groups
+from regimes.optimizers.kronecker.kfac import KFAC
 from regimes.optimizers.kronecker.mkor import MKOR
 from regimes.optimizers.orthogonal.muon import Muon
 from regimes.optimizers.second_order.ada_hessian import AdaHessian
@@ -19,6 +20,7 @@ from regimes.optimizers.wrappers.sam import SAM
 from regimes.optimizers.zeroth_order.mezo import MeZO
 
 __all__ = [
+    "KFAC",
     "MKOR",
     "SAM",
     "SGD",
