@@ -9,6 +9,7 @@ from regimes.optimizers.kronecker.kfac import KFAC
 from regimes.optimizers.kronecker.mkor import MKOR
 from regimes.optimizers.orthogonal.muon import Muon
 from regimes.optimizers.second_order.ada_hessian import AdaHessian
+from regimes.optimizers.second_order.mfac import MFAC
 from regimes.optimizers.second_order.sophia import Sophia
 from regimes.optimizers.tensorwise.ada_grad_norm import AdaGradNorm
 from regimes.optimizers.tensorwise.adamw import AdamW
@@ -21,6 +22,7 @@ from regimes.optimizers.zeroth_order.mezo import MeZO
 
 __all__ = [
     "KFAC",
+    "MFAC",
     "MKOR",
     "SAM",
     "SGD",
