@@ -9,6 +9,7 @@ from regimes.optimizers.kronecker.kfac import KFAC
 from regimes.optimizers.kronecker.mkor import MKOR
 from regimes.optimizers.orthogonal.muon import Muon
 from regimes.optimizers.second_order.ada_hessian import AdaHessian
+from regimes.optimizers.second_order.gradient_regularized_newton import GradientRegularizedNewton
 from regimes.optimizers.second_order.mfac import MFAC
 from regimes.optimizers.second_order.sophia import Sophia
 from regimes.optimizers.tensorwise.ada_grad_norm import AdaGradNorm
@@ -30,6 +31,7 @@ __all__ = [
     "AdaHessian",
     "AdamW",
     "FedAvg",
+    "GradientRegularizedNewton",
     "Group",
     "Groups",
     "Lion",
