@@ -25,9 +25,10 @@ from regimes.optimizers.second_order.diagonals import (
     gauss_newton_bartlett_diagonal,
     hutchinson_diagonal,
 )
+from regimes.optimizers.second_order.empirical_fisher import EmpiricalFisherInverse
 from regimes.optimizers.tensorwise.rule import Tensorwise
 
-__all__ = ["RuleOptimizer", "gauss_newton_bartlett_diagonal", "hutchinson_diagonal"]
+__all__ = ["EmpiricalFisherInverse", "RuleOptimizer", "gauss_newton_bartlett_diagonal", "hutchinson_diagonal"]
 
 
 class RuleOptimizer(torch.optim.Optimizer):

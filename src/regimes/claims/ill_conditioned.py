@@ -37,17 +37,24 @@ def steps_to_target(seed: int) -> tuple[float, float]:
 def _steps(optimizer: Any, seed: int) -> int:
     """The first step at which the mean loss of ten is at the target; all of them where none is."""
     regime = rg.Regime(optimizer=optimizer, batch_size=64, budget=f"{_STEPS} steps")
-    found = training_losses(_work(), regime, seed)
+    found = training_losses(rescaled_digits(64), regime, seed)
     reached = (n for n in range(_WINDOW, len(found) + 1) if np.mean(found[n - _WINDOW : n]) <= _TARGET)
     return next(reached, _STEPS)
 
 
 @functools.cache
-def _work() -> rg.Workload:
+def rescaled_digits(hidden: int) -> rg.Workload:
+    """Return digits whose pixels are rescaled by up to a factor ten either way, for a network with a hidden layer.
+
+    Parameters
+    ----------
+    hidden : int
+        Its width.
+    """
     scales = torch.from_numpy(10 ** philox(0, "scales").uniform(-1, 1, 64)).float().view(1, 1, 8, 8)
     table = tables.digits()
     splits: dict[str, Any] = {
         name: (getattr(table, name).x * scales, getattr(table, name).y) for name in ("train", "val", "test")
     }
-    model = functools.partial(models.MLP, (64, 64, 10))
+    model = functools.partial(models.MLP, (64, hidden, 10))
     return rg.Workload(model=model, loss=CrossEntropy(), metrics={"acc": Accuracy()}, **splits)

@@ -7,14 +7,11 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
 
 import regimes as rg
+from regimes.claims.ill_conditioned import rescaled_digits
 from regimes.claims.training import measured, trained, training_losses
-from regimes.core.randomness import philox
-from regimes.engine.metrics import Accuracy
-from regimes.losses import CrossEntropy
-from regimes.workloads import builtin, models, tables
+from regimes.workloads import builtin
 
 #: Times the rate from which is tuned: five.
 _FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -95,18 +92,7 @@ def _grids(seed: int) -> tuple[list[float], list[float]]:
 def _validated(optimizer: Any, seed: int) -> float:
     regime = rg.Regime(optimizer=optimizer, batch_size=64, budget="300 steps")
     try:
-        found = measured(trained(_rescaled(), regime, seed), "loss", "val")
+        found = measured(trained(rescaled_digits(32), regime, seed), "loss", "val")
     except rg.RunFailed:
         return 1e3
     return min(found, 1e3)
-
-
-@functools.cache
-def _rescaled() -> rg.Workload:
-    scales = torch.from_numpy(10 ** philox(0, "scales").uniform(-1, 1, 64)).float().view(1, 1, 8, 8)
-    table = tables.digits()
-    splits: dict[str, Any] = {
-        name: (getattr(table, name).x * scales, getattr(table, name).y) for name in ("train", "val", "test")
-    }
-    model = functools.partial(models.MLP, (64, 32, 10))
-    return rg.Workload(model=model, loss=CrossEntropy(), metrics={"acc": Accuracy()}, **splits)

@@ -144,20 +144,22 @@ class Evaluator:
             If `sampled` is asked of a loss that says no distribution of targets.
         """
         keep_units = self.first is None and (self.run.keep_units or not reduce)
-        self._buffers.enter(first=self.first is None)
         captures = Captures(self.run.model, capture, grad) if capture else None
         self._noting = grad and final and self.run.micro_norms
         self._products = Products(self, vectors) if vectors else None
         captured: dict[str, Any] = {}
-        with contextlib.nullcontext() if training else evaluating(self.run.model):
-            loss, gradients, units = self._sum(grad, keep_units or not reduce, None if sampled else captures)
-            if sampled:
-                captured["sampled_gradients"] = sampled_gradients(self, self.mass, captures, grad)
-        if captures is not None:
-            captured |= {name: self.run.world.joined(found) for name, found in captures.found.items()}
-        if self._products is not None:
-            captured["hessian_products"] = self._products.total(self.mass)
-        self._buffers.leave(first=self.first is None)
+        self._buffers.enter(first=self.first is None)
+        try:
+            with contextlib.nullcontext() if training else evaluating(self.run.model):
+                loss, gradients, units = self._sum(grad, keep_units or not reduce, None if sampled else captures)
+                if sampled:
+                    captured["sampled_gradients"] = sampled_gradients(self, self.mass, captures, grad)
+            if captures is not None:
+                captured |= {name: self.run.world.joined(found) for name, found in captures.found.items()}
+            if self._products is not None:
+                captured["hessian_products"] = self._products.total(self.mass)
+        finally:  # a rule may go on after one that was not finite
+            self._buffers.leave(first=self.first is None)
         if self.run.world.size > 1:
             distributed.refuse_statistics(self.run)
         if examples:

@@ -5,9 +5,12 @@ from regimes.optimizers.federated.fed_avg import FedAvg
 from regimes.optimizers.foreign.pytorch_optimizer_class import PytorchOptimizer
 from regimes.optimizers.foreign.torch_class import Torch
 from regimes.optimizers.groups import Group, Groups
+from regimes.optimizers.kronecker.kfac import KFAC
 from regimes.optimizers.kronecker.mkor import MKOR
 from regimes.optimizers.orthogonal.muon import Muon
 from regimes.optimizers.second_order.ada_hessian import AdaHessian
+from regimes.optimizers.second_order.gradient_regularized_newton import GradientRegularizedNewton
+from regimes.optimizers.second_order.mfac import MFAC
 from regimes.optimizers.second_order.sophia import Sophia
 from regimes.optimizers.tensorwise.ada_grad_norm import AdaGradNorm
 from regimes.optimizers.tensorwise.adamw import AdamW
@@ -26,6 +29,8 @@ from regimes.optimizers.zeroth_order.mezo import MeZO
 __all__ = [
     "LAMB",
     "LARS",
+    "KFAC",
+    "MFAC",
     "MKOR",
     "SAM",
     "SGD",
@@ -34,6 +39,7 @@ __all__ = [
     "AdaHessian",
     "AdamW",
     "FedAvg",
+    "GradientRegularizedNewton",
     "Group",
     "Groups",
     "Lion",

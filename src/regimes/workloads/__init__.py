@@ -23,6 +23,7 @@ BUILT_IN = {
     "quadratic": "regimes.workloads.builtin:quadratic",
     "two_moons_diffusion": "regimes.workloads.builtin:two_moons_diffusion",
     "skill_chain": "regimes.workloads.builtin:skill_chain",
+    "hedging": "regimes.workloads.hedging:hedging",
     "arithmetic_lm": "regimes.workloads.arithmetic_lm:arithmetic_lm",
     "modular_arithmetic": "regimes.workloads.builtin:modular_arithmetic",
 }

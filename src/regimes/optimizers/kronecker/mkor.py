@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,10 +10,10 @@ from torch import Tensor
 
 from regimes.core.card import Card, Claim
 from regimes.core.component import fixed, knob
-from regimes.core.errors import DeclarationError, nearest_pattern
 from regimes.core.kinds import Knob, Optimizer, State
 from regimes.core.registry import register
 from regimes.optimizers.given import Given, refuse_several
+from regimes.optimizers.kronecker.layerwise import as_matrix, as_parts, checked, chosen, sides, trained_names
 from regimes.optimizers.kronecker.sherman_morrison import rank_one_inverse
 from regimes.optimizers.layers import Layer
 
@@ -157,33 +156,17 @@ class MKOR(Optimizer):
 
     def init(self, parameters: Mapping[str, Tensor]) -> State:
         """Inverses, the identity, under the names of the layers' weights; what `hybrid` watches."""
-        weights = [layer.weight for layer in getattr(parameters, "layers", ())]
-        for place, pattern in enumerate(self.skip):
-            if not fnmatch.filter(weights, pattern):
-                raise DeclarationError(
-                    f"got '{pattern}', which matches no layer's weight; {nearest_pattern(pattern, weights)}",
-                    f"skip.{place}",
-                )
-        layers = self._layers(parameters)
-        if not layers:
-            raise DeclarationError(
-                "MKOR preconditions linear layers and convolutions, and none is trained here; allowed: its base rule alone"
-            )
+        layers = checked(parameters, self.skip, "MKOR")
         slots = {layer.weight: _identities(parameters, layer) for layer in layers}
         watch = {"sum": 0.0, "count": 0, "last": None, "fastest": None}
         return super().init(parameters) | {"slots": slots, "step": 0, "watch": watch, "switched": False}
-
-    def _layers(self, parameters: Mapping[str, Tensor]) -> list[Layer]:
-        """The layers to precondition."""
-        layers = getattr(parameters, "layers", ())
-        return [layer for layer in layers if not any(fnmatch.fnmatchcase(layer.weight, p) for p in self.skip)]
 
     def step(self, state: State, parameters: Mapping[str, Tensor], evaluate: Any) -> State:
         """Evaluate once, move the inverses where it is time, and let the base rule see the new directions."""
         if state["switched"]:
             state["base"] = self.base.step(state["base"], parameters, evaluate)
             return state
-        layers = self._layers(parameters)
+        layers = chosen(parameters, self.skip)
         due = layers if state["step"] % self.every == 0 else []
         wanted = [f"{what}:{layer.module}" for layer in due for what in ("input", "output_gradient")]
         evaluation = evaluate(capture=wanted)
@@ -192,7 +175,7 @@ class MKOR(Optimizer):
             for layer in due:
                 self._refresh(state["slots"][layer.weight], layer, evaluation.captured)
             for layer in layers:
-                found |= _directions(state["slots"][layer.weight], _trained_names(layer, parameters), found)
+                found |= _directions(state["slots"][layer.weight], trained_names(layer, parameters), found)
         state["step"] += 1
         given = Given(evaluate, evaluation._replace(gradients=tuple(found.values())), "base")
         state["base"] = self.base.step(state["base"], parameters, given)
@@ -243,14 +226,8 @@ class MKOR(Optimizer):
         return self.base.shared_evaluation_weights()
 
 
-def _trained_names(layer: Layer, parameters: Mapping[str, Tensor]) -> list[str]:
-    """Weight and, where it is trained too, bias."""
-    return [name for name in (layer.weight, layer.bias) if name is not None and name in parameters]
-
-
 def _identities(parameters: Mapping[str, Tensor], layer: Layer) -> dict[str, Tensor]:
-    weight = parameters[layer.weight].detach().flatten(1)
-    out, columns = len(weight), weight.shape[1] + len(_trained_names(layer, parameters)) - 1
+    weight, (out, columns) = parameters[layer.weight], sides(layer, parameters)
     dtype = torch.promote_types(weight.dtype, torch.float32)
     return {
         name: torch.eye(size, dtype=dtype, device=weight.device)
@@ -268,9 +245,7 @@ def _directions(slot: Mapping[str, Tensor], names: Sequence[str], gradients: Map
     """The layer's gradients, preconditioned, as long as before; as they are where that is not finite."""
     left, right = slot["left_inverse"], slot["right_inverse"]
     parts = [gradients[name] for name in names]
-    whole = torch.cat([part.reshape(len(left), -1) for part in parts], 1).to(left.dtype)  # (out, in [+ 1])
+    whole = as_matrix(parts, left.dtype)
     made = left @ whole @ right
     scaled = made * (whole.norm() / made.norm())
-    columns = torch.where(scaled.isfinite().all(), scaled, whole).split([part[0].numel() for part in parts], 1)
-    # Contiguous, or fused kernels could not be used, and other bits would come out.
-    return {n: c.reshape(part.shape).contiguous().to(part.dtype) for n, c, part in zip(names, columns, parts)}
+    return as_parts(torch.where(scaled.isfinite().all(), scaled, whole), names, parts)
