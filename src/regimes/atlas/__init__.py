@@ -21,6 +21,7 @@ KINDS = (
     "schedule",
     "controller",
     "optimizer",
+    "estimator",
     "averager",
     "grad_transform",
     "sampler",

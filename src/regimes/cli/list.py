@@ -37,7 +37,7 @@ class Kind(click.ParamType):
 def command(kind: str | None, axis: str | None, everything: bool, as_json: bool) -> None:
     """List components and workloads by kind.
 
-    KIND is schedule, controller, optimizer, averager, grad_transform, sampler, augment, loss, selector,
+    KIND is schedule, controller, optimizer, estimator, averager, grad_transform, sampler, augment, loss, selector,
     model_transform, weights, probe, function, class or workload.
     """
     kinds = LISTED if kind is None else (kind,)

@@ -24,7 +24,11 @@ from regimes.optimizers.tensorwise.sgd_sai import SGDSaI
 from regimes.optimizers.tensorwise.spam import SPAM
 from regimes.optimizers.tensorwise.stable_spam import StableSPAM
 from regimes.optimizers.wrappers.sam import SAM
+from regimes.optimizers.zeroth_order.black_box import BlackBox
+from regimes.optimizers.zeroth_order.estimators import CoordinateDifferences, RandomDirections
 from regimes.optimizers.zeroth_order.mezo import MeZO
+from regimes.optimizers.zeroth_order.zeroth_order import ZerothOrder
+from regimes.optimizers.zeroth_order.zo_grasp import zo_grasp_layer_ratios
 
 __all__ = [
     "LAMB",
@@ -38,6 +42,8 @@ __all__ = [
     "AdaGradNorm",
     "AdaHessian",
     "AdamW",
+    "BlackBox",
+    "CoordinateDifferences",
     "FedAvg",
     "GradientRegularizedNewton",
     "Group",
@@ -46,6 +52,7 @@ __all__ = [
     "MeZO",
     "Muon",
     "PytorchOptimizer",
+    "RandomDirections",
     "RecursiveRidge",
     "SGDSaI",
     "ScheduleFreeAdamW",
@@ -53,4 +60,6 @@ __all__ = [
     "Sophia",
     "StableSPAM",
     "Torch",
+    "ZerothOrder",
+    "zo_grasp_layer_ratios",
 ]
