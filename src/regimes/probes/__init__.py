@@ -1,6 +1,7 @@
 """Probes: one question per file; they disturb nothing, and work on (model, loss_fn, batch) alone."""
 
 from regimes.probes.alpha_req import AlphaReQ
+from regimes.probes.effective_learning_rate import EffectiveLearningRate
 from regimes.probes.example_loss import ExampleLoss
 from regimes.probes.gradient_noise_scale import GradientNoiseScale
 from regimes.probes.gradient_norm import GradientNorm
@@ -18,6 +19,7 @@ from regimes.probes.weight_norm import WeightNorm
 
 __all__ = [
     "AlphaReQ",
+    "EffectiveLearningRate",
     "ExampleLoss",
     "GradientNoiseScale",
     "GradientNorm",
