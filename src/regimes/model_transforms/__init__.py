@@ -1,6 +1,7 @@
 """Model transforms: what happens to the model on entering a phase."""
 
 from regimes.model_transforms.freeze import Freeze
+from regimes.model_transforms.ghost_batch_norm import GhostBatchNorm, GhostBatchNorms
 from regimes.model_transforms.gptq import GPTQ
 from regimes.model_transforms.grow_depth import GrowDepth
 from regimes.model_transforms.grow_width import GrowWidth
@@ -14,6 +15,8 @@ from regimes.model_transforms.upcycle import Upcycle
 __all__ = [
     "GPTQ",
     "Freeze",
+    "GhostBatchNorm",
+    "GhostBatchNorms",
     "GrowDepth",
     "GrowWidth",
     "LowRankInit",

@@ -23,6 +23,7 @@ from regimes.optimizers.tensorwise.sgd import SGD
 from regimes.optimizers.tensorwise.sgd_sai import SGDSaI
 from regimes.optimizers.tensorwise.spam import SPAM
 from regimes.optimizers.tensorwise.stable_spam import StableSPAM
+from regimes.optimizers.wrappers.normalize_and_project import NormalizeAndProject
 from regimes.optimizers.wrappers.sam import SAM
 from regimes.optimizers.zeroth_order.black_box import BlackBox
 from regimes.optimizers.zeroth_order.estimators import CoordinateDifferences, RandomDirections
@@ -51,6 +52,7 @@ __all__ = [
     "Lion",
     "MeZO",
     "Muon",
+    "NormalizeAndProject",
     "PytorchOptimizer",
     "RandomDirections",
     "RecursiveRidge",

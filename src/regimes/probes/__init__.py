@@ -1,6 +1,8 @@
 """Probes: one question per file; they disturb nothing, and work on (model, loss_fn, batch) alone."""
 
 from regimes.probes.alpha_req import AlphaReQ
+from regimes.probes.distance_from_start import DistanceFromStart, log_growth
+from regimes.probes.effective_learning_rate import EffectiveLearningRate
 from regimes.probes.example_loss import ExampleLoss
 from regimes.probes.gradient_noise_scale import GradientNoiseScale
 from regimes.probes.gradient_norm import GradientNorm
@@ -18,6 +20,8 @@ from regimes.probes.weight_norm import WeightNorm
 
 __all__ = [
     "AlphaReQ",
+    "DistanceFromStart",
+    "EffectiveLearningRate",
     "ExampleLoss",
     "GradientNoiseScale",
     "GradientNorm",
@@ -32,5 +36,6 @@ __all__ = [
     "UpdateRatio",
     "WeightNorm",
     "detect_phases",
+    "log_growth",
     "order_memorization_test",
 ]
