@@ -21,6 +21,7 @@ RULES = {
     "LARS": {"lr": 0.02, "weight_decay": 0.1},
     "Lion": {"lr": 0.01, "weight_decay": 0.1},
     "Muon": {"lr": 0.02},
+    "NorMuon": {"lr": 0.02, "beta2": 0.8, "weight_decay": 0.1},
     "SGD": {"lr": 0.1, "momentum": 0.9, "nesterov": True},
     "SGDSaI": {"lr": 0.1, "weight_decay": 0.1},
     "SPAM": {"lr": 0.02, "threshold": 3.0, "reset_interval": 5, "warmup_steps": 2, "clip_after": 1},

@@ -7,6 +7,7 @@ from regimes.optimizers.foreign.torch_class import Torch
 from regimes.optimizers.groups import Group, Groups
 from regimes.optimizers.kronecker.mkor import MKOR
 from regimes.optimizers.orthogonal.muon import Muon
+from regimes.optimizers.orthogonal.normuon import NorMuon
 from regimes.optimizers.second_order.ada_hessian import AdaHessian
 from regimes.optimizers.second_order.sophia import Sophia
 from regimes.optimizers.tensorwise.ada_grad_norm import AdaGradNorm
@@ -39,6 +40,7 @@ __all__ = [
     "Lion",
     "MeZO",
     "Muon",
+    "NorMuon",
     "PytorchOptimizer",
     "RecursiveRidge",
     "SGDSaI",
