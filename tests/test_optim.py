@@ -17,6 +17,7 @@ from regimes.optimizers.tensorwise.rule import Tensorwise
 RULES = {
     "AdaHessian": {"lr": 0.05, "weight_decay": 0.1},
     "AdamW": {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.1},
+    "Conda": {"lr": 0.02, "every": 4, "weight_decay": 0.1},
     "LAMB": {"lr": 0.02, "weight_decay": 0.1, "clamp": (0.1, 2.0)},
     "LARS": {"lr": 0.02, "weight_decay": 0.1},
     "Lion": {"lr": 0.01, "weight_decay": 0.1},

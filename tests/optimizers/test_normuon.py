@@ -190,7 +190,7 @@ def test_rows_of_a_convolution_are_its_output_channels(hand):
 @pytest.mark.exact("NorMuon")
 @pytest.mark.parametrize("scale", ["preserve_norm", "match_rms"])
 def test_it_is_that_of_pytorch_optimizer(hand, scale):
-    """Both in bfloat16, on float32 weights; theirs iterates with other products, of which some last bits are left."""
+    """Both iterate in bfloat16, on float32 weights."""
     reference = pytest.importorskip("pytorch_optimizer").NorMuon
     options = {"lr": 0.05, "momentum": 0.9, "beta2": 0.8, "weight_decay": 0.1}
     parameters, gradients = hand.given([(8, 5), (5, 8), (6, 2, 2, 3)], 100, torch.float32)
@@ -199,7 +199,7 @@ def test_it_is_that_of_pytorch_optimizer(hand, scale):
     )
     adjust_lr = {"preserve_norm": "original", "match_rms": "match_rms_adamw"}[scale]
     hand.drive(rg.NorMuon(iteration_dtype="bfloat16", adjust_lr=adjust_lr, **options), parameters, gradients)
-    assert farthest(parameters, expected) < 1e-5
+    assert farthest(parameters, expected) < 1e-6
 
 
 def test_a_vector_is_refused_with_the_way_out(hand):

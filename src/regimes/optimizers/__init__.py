@@ -6,6 +6,7 @@ from regimes.optimizers.foreign.pytorch_optimizer_class import PytorchOptimizer
 from regimes.optimizers.foreign.torch_class import Torch
 from regimes.optimizers.groups import Group, Groups
 from regimes.optimizers.kronecker.mkor import MKOR
+from regimes.optimizers.orthogonal.conda import Conda
 from regimes.optimizers.orthogonal.muon import Muon
 from regimes.optimizers.orthogonal.normuon import NorMuon
 from regimes.optimizers.second_order.ada_hessian import AdaHessian
@@ -34,6 +35,7 @@ __all__ = [
     "AdaGradNorm",
     "AdaHessian",
     "AdamW",
+    "Conda",
     "FedAvg",
     "Group",
     "Groups",
