@@ -22,11 +22,13 @@ from regimes.optimizers.tensorwise.sgd import SGD
 from regimes.optimizers.tensorwise.sgd_sai import SGDSaI
 from regimes.optimizers.tensorwise.spam import SPAM
 from regimes.optimizers.tensorwise.stable_spam import StableSPAM
+from regimes.optimizers.wrappers.lanton import LANTON
 from regimes.optimizers.wrappers.sam import SAM
 from regimes.optimizers.zeroth_order.mezo import MeZO
 
 __all__ = [
     "LAMB",
+    "LANTON",
     "LARS",
     "MKOR",
     "SAM",
