@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from regimes.core.card import Card
+from regimes.core.card import Card, Claim
 from regimes.core.component import fixed, knob
 from regimes.core.errors import DeclarationError
 from regimes.core.kinds import Knob
@@ -16,6 +16,20 @@ from regimes.core.registry import register
 from regimes.optimizers.orthogonal.newton_schulz import COEFFICIENTS, newton_schulz
 from regimes.optimizers.tensorwise.rule import Tensorwise
 
+_ADAMW = "AdamW(lr=Cosine(0.008, warmup='5%'), betas=(0.9, 0.95), weight_decay=0.1)"
+#: The demo's comparison with AdamW, whose rates and ranges are not chosen here.
+_STUDY = {
+    "workload": "char_lm",
+    "compare": {"baseline": "adamw", "metric": "test/loss", "better": "lower", "margin": 0.02, "seeds": 6, "trials": 4},
+    "tune": {"*.lr.peak": "times(1/8, 8)"},
+    "arms": {
+        "adamw": {"optimizer": _ADAMW, "batch_size": 16, "budget": "200k tokens"},
+        "muon": {
+            "like": "adamw",
+            "optimizer": f"Groups([Group('@matrices', Muon(lr=Cosine(0.02, warmup='5%'))), Group('*', {_ADAMW})])",
+        },
+    },
+}
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
 
@@ -104,6 +118,24 @@ class Muon(Tensorwise):
             "Kernels of convolutions are scaled by their flattened shape (out, rest); Jordan's first code used "
             "the last two dimensions, torch refuses them.",
             "The iteration runs in float32 on a CPU unless told otherwise.",
+        ),
+        claims=(
+            Claim(
+                "A lower held-out loss than AdamW after as many tokens, with AdamW for what is no hidden matrix, rates tuned "
+                "alike.",
+                _STUDY,
+                paper_scale="decoders of 30 M to 200 M parameters, with latent attention and experts: 8% to 12% of perplexity",
+            ),
+            Claim(
+                "It takes at most 0.8 of the steps that AdamW takes to AdamW's final loss, each at the best of five rates.",
+                {
+                    "seeds": 6,
+                    "margin": 0.3219,
+                    "scale": "char_lm of width 32, 28,672 parameters, 600 steps, log2 of steps",
+                },
+                paper_scale="decoders of 30 M to 200 M parameters: 0.48 to 0.52 of the training compute",
+                measure="regimes.claims.orthogonal:muon_steps",
+            ),
         ),
     )
 

@@ -8,12 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regimes.core.card import Card
+from regimes.core.card import Card, Claim
 from regimes.core.component import knob
 from regimes.core.kinds import Knob
 from regimes.core.registry import register
 from regimes.optimizers.orthogonal.muon import Muon
 
+_REST = "Group('*', AdamW(lr=Cosine(0.008, warmup='5%'), betas=(0.9, 0.95), weight_decay=0.1))"
+_RULE = "lr=Cosine(0.02, warmup='5%'), weight_decay=0.1"
+_STUDY = {
+    "workload": "char_lm",
+    "compare": {"baseline": "muon", "metric": "test/loss", "better": "lower", "margin": 0.01, "seeds": 6, "trials": 4},
+    "tune": {"*.lr.peak": "times(1/8, 8)"},
+    "arms": {
+        "muon": {
+            "optimizer": f"Groups([Group('@matrices', Muon({_RULE})), {_REST}])",
+            "batch_size": 16,
+            "budget": "200k tokens",
+        },
+        "normuon": {"like": "muon", "optimizer": f"Groups([Group('@matrices', NorMuon({_RULE})), {_REST}])"},
+    },
+}
 #: What the authors' code adds to roots and lengths before it divides.
 _TINY = 1e-10
 
@@ -93,6 +108,20 @@ class NorMuon(Muon):
             "factor is that of a kernel.",
             "Momentum looks ahead as in the authors' code; the paper writes it without.",
             "The iteration runs in float32 on a CPU unless told otherwise.",
+        ),
+        claims=(
+            Claim(
+                "The lengths of an update's rows vary, over their mean, at most half as much as Muon's.",
+                {"seeds": 6, "margin": 1.0, "scale": "char_lm of width 32, 40,960 parameters, 300 steps, log2"},
+                paper_scale="a decoder of 1.1 B parameters, in words",
+                measure="regimes.claims.orthogonal:row_variation",
+            ),
+            Claim(
+                "The held-out loss is at most half a percent above Muon's after as many tokens, rates tuned alike.",
+                _STUDY,
+                paper_scale="a decoder of 1.1 B parameters: 11% fewer steps than Muon",
+                says="not worse",
+            ),
         ),
     )
 
