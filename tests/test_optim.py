@@ -17,10 +17,12 @@ from regimes.optimizers.tensorwise.rule import Tensorwise
 RULES = {
     "AdaHessian": {"lr": 0.05, "weight_decay": 0.1},
     "AdamW": {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.1},
+    "Conda": {"lr": 0.02, "every": 4, "weight_decay": 0.1},
     "LAMB": {"lr": 0.02, "weight_decay": 0.1, "clamp": (0.1, 2.0)},
     "LARS": {"lr": 0.02, "weight_decay": 0.1},
     "Lion": {"lr": 0.01, "weight_decay": 0.1},
     "Muon": {"lr": 0.02},
+    "NorMuon": {"lr": 0.02, "beta2": 0.8, "weight_decay": 0.1},
     "SGD": {"lr": 0.1, "momentum": 0.9, "nesterov": True},
     "SGDSaI": {"lr": 0.1, "weight_decay": 0.1},
     "SPAM": {"lr": 0.02, "threshold": 3.0, "reset_interval": 5, "warmup_steps": 2, "clip_after": 1},

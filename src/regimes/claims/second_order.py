@@ -9,9 +9,17 @@ from typing import Any
 import numpy as np
 
 import regimes as rg
+<<<<<<< HEAD
 from regimes.claims.ill_conditioned import rescaled_digits
 from regimes.claims.training import measured, trained, training_losses
 from regimes.workloads import builtin
+=======
+from regimes.claims.training import loss_curve, measured, steps_to, trained
+from regimes.core.randomness import philox
+from regimes.engine.metrics import Accuracy
+from regimes.losses import CrossEntropy
+from regimes.workloads import builtin, models, tables
+>>>>>>> 244f820b62c439ee3fa1a417c785c42b7fb53746
 
 #: Times the rate from which is tuned: five.
 _FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -26,28 +34,20 @@ def sophia_steps(seed: int) -> tuple[float, float]:
     seed : int
         Of initial weights and of the data order.
     """
-    work = builtin.char_lm(width=32, layers=1, length=32)
-    adamw = [_curve(work, rg.AdamW(lr=_rate(f), betas=(0.9, 0.95), weight_decay=0.1), seed) for f in _FACTORS]
-    sophia = [_curve(work, rg.Sophia(lr=_rate(f), weight_decay=0.2), seed) for f in _FACTORS]
+    adamw = [_curve(rg.AdamW(lr=_rate(f), betas=(0.9, 0.95), weight_decay=0.1), seed) for f in _FACTORS]
+    sophia = [_curve(rg.Sophia(lr=_rate(f), weight_decay=0.2), seed) for f in _FACTORS]
     target = min(curve[-1] for curve in adamw)
-    return -math.log2(min(map(_reached(target), sophia))), -math.log2(min(map(_reached(target), adamw)))
+    took = [min(steps_to(target, curve, _WINDOW) for curve in curves) for curves in (sophia, adamw)]
+    return -math.log2(took[0]), -math.log2(took[1])
+
+
+def _curve(optimizer: Any, seed: int) -> np.ndarray:
+    regime = rg.Regime(optimizer=optimizer, batch_size=16, budget=f"{_STEPS} steps")
+    return loss_curve(builtin.char_lm(width=32, layers=1, length=32), regime, seed, _STEPS, _WINDOW)
 
 
 def _rate(factor: float) -> rg.Schedule:
     return rg.Cosine(0.004 * factor, final=0.0004 * factor, warmup="5%")
-
-
-def _curve(work: rg.Workload, optimizer: Any, seed: int) -> np.ndarray:
-    """Mean training loss of the last steps, from the first full window on."""
-    regime = rg.Regime(optimizer=optimizer, batch_size=16, budget=f"{_STEPS} steps")
-    losses = training_losses(work, regime, seed)
-    losses += [math.inf] * (_STEPS - len(losses))
-    return np.convolve(losses, np.ones(_WINDOW) / _WINDOW, mode="valid")
-
-
-def _reached(target: float) -> Any:
-    """How many steps a curve takes to a loss; one more than all where it never does."""
-    return lambda curve: next((n + _WINDOW for n, loss in enumerate(curve) if loss <= target), _STEPS + 1)
 
 
 def ada_hessian_loss(seed: int) -> tuple[float, float]:

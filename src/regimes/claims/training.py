@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import numpy as np
+
 import regimes as rg
 
 
@@ -26,6 +28,18 @@ def training_losses(work: rg.Workload, regime: rg.Regime, seed: int) -> list[flo
     except rg.RunFailed:
         found.append(math.inf)
     return found
+
+
+def loss_curve(work: rg.Workload, regime: rg.Regime, seed: int, steps: int, window: int) -> np.ndarray:
+    """Return the mean training loss of the last `window` of `steps`, from the first full window on; past the end infinity."""
+    losses = training_losses(work, regime, seed)
+    losses += [math.inf] * (steps - len(losses))
+    return np.convolve(losses, np.ones(window) / window, mode="valid")
+
+
+def steps_to(target: float, curve: np.ndarray, window: int) -> int:
+    """Return how many steps a curve takes to a loss; one more than all where it never does."""
+    return next((n + window for n, loss in enumerate(curve) if loss <= target), len(curve) + window)
 
 
 def measured(run: rg.Run, metric: str = "acc", split: str = "test") -> float:

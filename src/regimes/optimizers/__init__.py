@@ -7,7 +7,9 @@ from regimes.optimizers.foreign.torch_class import Torch
 from regimes.optimizers.groups import Group, Groups
 from regimes.optimizers.kronecker.kfac import KFAC
 from regimes.optimizers.kronecker.mkor import MKOR
+from regimes.optimizers.orthogonal.conda import Conda
 from regimes.optimizers.orthogonal.muon import Muon
+from regimes.optimizers.orthogonal.normuon import NorMuon
 from regimes.optimizers.second_order.ada_hessian import AdaHessian
 from regimes.optimizers.second_order.gradient_regularized_newton import GradientRegularizedNewton
 from regimes.optimizers.second_order.mfac import MFAC
@@ -23,6 +25,7 @@ from regimes.optimizers.tensorwise.sgd import SGD
 from regimes.optimizers.tensorwise.sgd_sai import SGDSaI
 from regimes.optimizers.tensorwise.spam import SPAM
 from regimes.optimizers.tensorwise.stable_spam import StableSPAM
+from regimes.optimizers.wrappers.lanton import LANTON
 from regimes.optimizers.wrappers.normalize_and_project import NormalizeAndProject
 from regimes.optimizers.wrappers.sam import SAM
 from regimes.optimizers.zeroth_order.black_box import BlackBox
@@ -33,6 +36,7 @@ from regimes.optimizers.zeroth_order.zo_grasp import zo_grasp_layer_ratios
 
 __all__ = [
     "LAMB",
+    "LANTON",
     "LARS",
     "KFAC",
     "MFAC",
@@ -45,6 +49,7 @@ __all__ = [
     "AdamW",
     "BlackBox",
     "CoordinateDifferences",
+    "Conda",
     "FedAvg",
     "GradientRegularizedNewton",
     "Group",
@@ -53,6 +58,7 @@ __all__ = [
     "MeZO",
     "Muon",
     "NormalizeAndProject",
+    "NorMuon",
     "PytorchOptimizer",
     "RandomDirections",
     "RecursiveRidge",

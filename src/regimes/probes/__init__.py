@@ -15,6 +15,7 @@ from regimes.probes.reusable_holdout import ReusableHoldout
 from regimes.probes.sharpness import Sharpness
 from regimes.probes.spectrum import detect_phases
 from regimes.probes.trust_ratio import TrustRatio
+from regimes.probes.update_rank import UpdateRank
 from regimes.probes.update_ratio import UpdateRatio
 from regimes.probes.weight_norm import WeightNorm
 
@@ -33,6 +34,7 @@ __all__ = [
     "ReusableHoldout",
     "Sharpness",
     "TrustRatio",
+    "UpdateRank",
     "UpdateRatio",
     "WeightNorm",
     "detect_phases",

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from regimes.core.card import Card
+from regimes.core.card import Card, Claim
 from regimes.core.component import fixed, knob
 from regimes.core.errors import DeclarationError
 from regimes.core.kinds import Knob
@@ -16,7 +16,21 @@ from regimes.core.registry import register
 from regimes.optimizers.orthogonal.newton_schulz import COEFFICIENTS, newton_schulz
 from regimes.optimizers.tensorwise.rule import Tensorwise
 
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+_ADAMW = "AdamW(lr=Cosine(0.008, warmup='5%'), betas=(0.9, 0.95), weight_decay=0.1)"
+#: The demo's comparison with AdamW, whose rates and ranges are not chosen here.
+_STUDY = {
+    "workload": "char_lm",
+    "compare": {"baseline": "adamw", "metric": "test/loss", "better": "lower", "margin": 0.02, "seeds": 6, "trials": 4},
+    "tune": {"*.lr.peak": "times(1/8, 8)"},
+    "arms": {
+        "adamw": {"optimizer": _ADAMW, "batch_size": 16, "budget": "200k tokens"},
+        "muon": {
+            "like": "adamw",
+            "optimizer": f"Groups([Group('@matrices', Muon(lr=Cosine(0.02, warmup='5%'))), Group('*', {_ADAMW})])",
+        },
+    },
+}
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
 
 @register
@@ -53,9 +67,10 @@ class Muon(Tensorwise):
         Iterations. Default 5.
     eps : knob
         Least norm divided by. Default 1e-7.
-    iteration_dtype : "auto", "bfloat16" or "float32"
+    iteration_dtype : "auto", "bfloat16", "float32" or "float64"
         In which the iteration runs. "bfloat16" is torch's, and gives its bits; "auto" is float32 on a CPU, where
         bfloat16 costs three times as much (but two thirds where the CPU has instructions for it), and bfloat16 elsewhere.
+        "float64" is for weights of that type.
 
     Raises
     ------
@@ -84,7 +99,7 @@ class Muon(Tensorwise):
     ns_coefficients: tuple[float, float, float] = fixed(COEFFICIENTS)
     ns_steps: int = fixed(5, low=1, below=100)
     eps: Knob = knob(1e-7, above=0)
-    iteration_dtype: Literal["auto", "bfloat16", "float32"] = fixed("auto")
+    iteration_dtype: Literal["auto", "bfloat16", "float32", "float64"] = fixed("auto")
 
     card = Card(
         title="Orthogonalized momentum for matrices",
@@ -104,14 +119,32 @@ class Muon(Tensorwise):
             "the last two dimensions, torch refuses them.",
             "The iteration runs in float32 on a CPU unless told otherwise.",
         ),
+        claims=(
+            Claim(
+                "A lower held-out loss than AdamW after as many tokens, with AdamW for what is no hidden matrix, rates tuned "
+                "alike.",
+                _STUDY,
+                paper_scale="decoders of 30 M to 200 M parameters, with latent attention and experts: 8% to 12% of perplexity",
+            ),
+            Claim(
+                "It takes at most 0.8 of the steps that AdamW takes to AdamW's final loss, each at the best of five rates.",
+                {
+                    "seeds": 6,
+                    "margin": 0.3219,
+                    "scale": "char_lm of width 32, 28,672 parameters, 600 steps, log2 of steps",
+                },
+                paper_scale="decoders of 30 M to 200 M parameters: 0.48 to 0.52 of the training compute",
+                measure="regimes.claims.orthogonal:muon_steps",
+            ),
+        ),
     )
 
     def check(self, name: str, p: Tensor) -> None:
         """Refuse vectors and scalars."""
         if p.ndim < 2:
             raise DeclarationError(
-                f"Muon updates matrices, and '{name}' has the shape {tuple(p.shape)}; give the rest to another rule "
-                "with rg.groups.muon(Muon(...), rest=AdamW(...))",
+                f"{type(self).__name__} updates matrices, and '{name}' has the shape {tuple(p.shape)}; give the rest to "
+                f"another rule with rg.groups.muon({type(self).__name__}(...), rest=AdamW(...))",
                 "optimizer",
             )
 
@@ -121,12 +154,16 @@ class Muon(Tensorwise):
 
     def update(self, p: Tensor, g: Tensor, slot: dict[str, Any], t: int) -> None:
         """Apply the formula above."""
+        direction = self.direction(p, g, slot)
+        p.mul_(1.0 - self.lr * self.weight_decay)
+        p.add_(direction.reshape(p.shape), alpha=-self.lr * self._scale(*direction.shape))
+
+    def direction(self, p: Tensor, g: Tensor, slot: dict[str, Any]) -> Tensor:
+        """Move the momentum, and return o as a matrix of shape (A, B)."""
         b = slot["momentum_buffer"]
         b.lerp_(g, 1.0 - self.momentum)
-        direction = (g.lerp(b, self.momentum) if self.nesterov else b).reshape(len(p), -1)  # (A, B)
-        ortho = newton_schulz(direction, self.ns_steps, self.ns_coefficients, self.eps, self._dtype(p))
-        p.mul_(1.0 - self.lr * self.weight_decay)
-        p.add_(ortho.reshape(p.shape), alpha=-self.lr * self._scale(*direction.shape))
+        ahead = (g.lerp(b, self.momentum) if self.nesterov else b).reshape(len(p), -1)  # (A, B)
+        return newton_schulz(ahead, self.ns_steps, self.ns_coefficients, self.eps, self._dtype(p))
 
     def _scale(self, rows: int, columns: int) -> float:
         if self.adjust_lr == "original":
