@@ -9,17 +9,9 @@ from typing import Any
 import numpy as np
 
 import regimes as rg
-<<<<<<< HEAD
 from regimes.claims.ill_conditioned import rescaled_digits
-from regimes.claims.training import measured, trained, training_losses
-from regimes.workloads import builtin
-=======
 from regimes.claims.training import loss_curve, measured, steps_to, trained
-from regimes.core.randomness import philox
-from regimes.engine.metrics import Accuracy
-from regimes.losses import CrossEntropy
-from regimes.workloads import builtin, models, tables
->>>>>>> 244f820b62c439ee3fa1a417c785c42b7fb53746
+from regimes.workloads import builtin
 
 #: Times the rate from which is tuned: five.
 _FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
