@@ -11,7 +11,7 @@ SRC = Path(regimes.core.__file__).parent.parent
 LAYERS = {
     "core": 0,
     "schedules controllers averagers losses selectors grad_transforms augment optimizers sources samplers mixtures "
-    "model_transforms probes weights optim groups integrations": 1,
+    "model_transforms probes weights optim groups integrations scaling": 1,
     "engine workloads": 2,
     "study report recipes diagnosis atlas testing claims ejection track": 3,
     "cli __main__": 4,
