@@ -1,6 +1,7 @@
 """Probes: one question per file; they disturb nothing, and work on (model, loss_fn, batch) alone."""
 
 from regimes.probes.alpha_req import AlphaReQ
+from regimes.probes.batch_hessian_spectrum import BatchHessianSpectrum, heavy_ball, spiked_eigenvalue
 from regimes.probes.distance_from_start import DistanceFromStart, log_growth
 from regimes.probes.effective_learning_rate import EffectiveLearningRate
 from regimes.probes.example_loss import ExampleLoss
@@ -20,6 +21,7 @@ from regimes.probes.weight_norm import WeightNorm
 
 __all__ = [
     "AlphaReQ",
+    "BatchHessianSpectrum",
     "DistanceFromStart",
     "EffectiveLearningRate",
     "ExampleLoss",
@@ -36,6 +38,8 @@ __all__ = [
     "UpdateRatio",
     "WeightNorm",
     "detect_phases",
+    "heavy_ball",
     "log_growth",
     "order_memorization_test",
+    "spiked_eigenvalue",
 ]
