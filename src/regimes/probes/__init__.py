@@ -15,6 +15,7 @@ from regimes.probes.rank_me import RankMe
 from regimes.probes.reusable_holdout import ReusableHoldout
 from regimes.probes.sharpness import Sharpness
 from regimes.probes.spectrum import detect_phases
+from regimes.probes.stability_margins import StabilityMargins, stability_radius
 from regimes.probes.trust_ratio import TrustRatio
 from regimes.probes.update_ratio import UpdateRatio
 from regimes.probes.weight_norm import WeightNorm
@@ -34,6 +35,7 @@ __all__ = [
     "RankMe",
     "ReusableHoldout",
     "Sharpness",
+    "StabilityMargins",
     "TrustRatio",
     "UpdateRatio",
     "WeightNorm",
@@ -42,4 +44,5 @@ __all__ = [
     "log_growth",
     "order_memorization_test",
     "spiked_eigenvalue",
+    "stability_radius",
 ]
