@@ -1,6 +1,7 @@
 """Probes: one question per file; they disturb nothing, and work on (model, loss_fn, batch) alone."""
 
 from regimes.probes.alpha_req import AlphaReQ
+from regimes.probes.batch_hessian_spectrum import BatchHessianSpectrum, heavy_ball, spiked_eigenvalue
 from regimes.probes.distance_from_start import DistanceFromStart, log_growth
 from regimes.probes.effective_learning_rate import EffectiveLearningRate
 from regimes.probes.example_loss import ExampleLoss
@@ -14,6 +15,7 @@ from regimes.probes.rank_me import RankMe
 from regimes.probes.reusable_holdout import ReusableHoldout
 from regimes.probes.sharpness import Sharpness
 from regimes.probes.spectrum import detect_phases
+from regimes.probes.stability_margins import StabilityMargins, stability_radius
 from regimes.probes.trust_ratio import TrustRatio
 from regimes.probes.update_rank import UpdateRank
 from regimes.probes.update_ratio import UpdateRatio
@@ -21,6 +23,7 @@ from regimes.probes.weight_norm import WeightNorm
 
 __all__ = [
     "AlphaReQ",
+    "BatchHessianSpectrum",
     "DistanceFromStart",
     "EffectiveLearningRate",
     "ExampleLoss",
@@ -33,11 +36,15 @@ __all__ = [
     "RankMe",
     "ReusableHoldout",
     "Sharpness",
+    "StabilityMargins",
     "TrustRatio",
     "UpdateRank",
     "UpdateRatio",
     "WeightNorm",
     "detect_phases",
+    "heavy_ball",
     "log_growth",
     "order_memorization_test",
+    "spiked_eigenvalue",
+    "stability_radius",
 ]

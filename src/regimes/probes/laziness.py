@@ -111,7 +111,7 @@ class Laziness(ViewProbe):
         now = {name: p.detach() for name, p in model.named_parameters()}
         before = _fitting(view.initial, now)
         evaluate_with_own_statistics(model)
-        args, named = _inputs(view, view.fixed(self.examples))
+        args, named = forward_inputs(view, view.fixed(self.examples))
         gram, kernel = [], []
         for weights in (before, now):
             with torch.no_grad(), listening(model, self.module) as last:
@@ -151,7 +151,7 @@ def evaluate_with_own_statistics(model: nn.Module) -> None:
             module.running_mean = module.running_var = None
 
 
-def _inputs(view: View, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def forward_inputs(view: View, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What the loss function gives the model of a batch."""
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     hook = view.model.register_forward_pre_hook(

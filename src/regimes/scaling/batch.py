@@ -100,7 +100,7 @@ class ScaledBatch:
         source="Granziol et al. 2022, arXiv:2006.09092; Malladi et al. 2022, arXiv:2205.10287; Goyal et al. 2017, "
         "arXiv:1706.02677; Hoffer et al. 2017, arXiv:1705.08741; You et al. 2020, arXiv:1904.00962",
         when="A machine takes larger batches than the one on which a regime was tuned.",
-        rows=("train-longer-gbn",),
+        rows=("rmt-lr-batch-scaling", "train-longer-gbn"),
         defaults={"rule": "auto: linear for SGD, sde for AdamW"},
         deviations=(
             "Exponential averages of weights keep their length in samples (Busbridge et al. 2023), in every rule that "
