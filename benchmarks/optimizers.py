@@ -55,10 +55,14 @@ class Gradients:
 
     def __init__(self, gradients: tuple[Tensor, ...], compiled: bool) -> None:
         self.gradients, self.compiled = gradients, compiled
+        self.captured, self.mass = {"sampled_gradients": gradients}, 1.0
 
     def __call__(self, **asked: Any) -> Gradients:
         """Return itself."""
         return self
+
+    def log(self, name: str, value: float) -> None:
+        """Nobody keeps it."""
 
 
 def ours(rule: Any, compiled: bool = False, matrices: bool = False) -> Step:
@@ -95,6 +99,8 @@ RULES: dict[str, tuple[Any, int]] = {
     "Lion": (rg.Lion(lr=1e-4), 5),
     "Lion, decay": (rg.Lion(lr=1e-4, weight_decay=0.1), 5),
     "SGDSaI": (rg.SGDSaI(lr=1e-4), 5),
+    # Its part of every step: the curvature is read on the first alone.
+    "Sophia": (rg.Sophia(lr=1e-4, update_every=10**9), 6),
     "ScheduleFreeSGD": (rg.ScheduleFreeSGD(lr=1e-3), 5),
     "ScheduleFreeAdamW": (rg.ScheduleFreeAdamW(lr=1e-4), 7),
     "ScheduleFreeAdamW, decay": (rg.ScheduleFreeAdamW(lr=1e-4, weight_decay=0.1), 7),
