@@ -155,7 +155,7 @@ def allowed(info: Info) -> str:
     --------
     >>> from regimes.schedules import WSD
     >>> [allowed(info) for info in fields.table(WSD).values()][1:4]
-    ['a Duration', 'a finite number', "'linear', 'sqrt' or 'cosine'"]
+    ['a Duration', 'a finite number', "'linear', 'sqrt', 'cosine', 'exponential' or 'inverse'"]
     """
     if info.spec.role == "knob":
         number = info.spec.allowed()

@@ -64,7 +64,7 @@ class Conda(Tensorwise):
     >>> p = torch.zeros(3, 2); rule = Conda(lr=0.1); slot = rule.slots(p)
     >>> rule.update(p, torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 7.0]]), slot, 1)
     >>> [round(s, 4) for s in torch.linalg.svdvals(p).tolist()]  # of AdamW's first step: 0.2449, 0
-    [0.0, 0.0]
+    [0.2, 0.1414]
     """
 
     lr: Knob = knob(1e-3, low=0)
