@@ -28,6 +28,11 @@ CASES = {
     "sam": ("classes", "Regime(optimizer=SAM(AdamW(lr=0.01), rho=0.1), batch_size=8, micro_batch=2, budget='9 steps')"),
     "mezo": ("classes", "Regime(optimizer=MeZO(lr=0.01), batch_size=8, micro_batch=2, budget='9 steps')"),
     "mkor": ("classes", "Regime(optimizer=MKOR(SGD(lr=0.01)), batch_size=8, micro_batch=2, budget='9 steps')"),
+    "kfac": ("classes", "Regime(optimizer=KFAC(SGD(lr=0.01)), batch_size=8, micro_batch=2, budget='9 steps')"),
+    "newton": (
+        "classes",
+        "Regime(optimizer=GradientRegularizedNewton(gamma=8), batch_size=8, micro_batch=2, budget='9 steps')",
+    ),
     "growing": (
         "classes",
         "Regime(optimizer=AdamW(lr=0.01), batch_size=AdaptiveBatch(4, 12), micro_batch=1, budget='120 samples')",

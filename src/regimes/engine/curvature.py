@@ -101,7 +101,7 @@ def sampled_gradients(evaluate: Any, mass: float, captures: Captures | None, gra
     NonFinite
         If a loss or the gradient is not finite.
     """
-    run, tree, finite = evaluate.run, arithmetic.Tree(evaluate.own.start), list[bool]()
+    run, tree, parts = evaluate.run, arithmetic.Tree(evaluate.own.start), list[tuple[bool, float]]()
     listening = contextlib.nullcontext if captures is None else captures.listening
     for number, start, batch in evaluate.batches():
         generator = torch.Generator(device=run.workload.device)
@@ -109,16 +109,16 @@ def sampled_gradients(evaluate: Any, mass: float, captures: Captures | None, gra
         with run.buffers.aside():
             with listening():
                 losses = run.forward(evaluate.live, batch, number, grad, watched=True, sampled=generator)
-            finite.append(bool(torch.isfinite(losses.values).all()))
+            finite, flops = bool(torch.isfinite(losses.values).all()), 0.0
             if grad:
                 weights, _ = evaluate.weights(number, losses, start)
                 tree.add(run.gradients(losses.values, weights))
         if run.flops is not None:
-            run.work.charge(
-                run.flops.evaluation(run, evaluate.live, batch, grad, len(losses.values)),
-                beside=run.frame.trial is not None,
-            )
-    if not all(run.world.joined(finite)):
+            flops = run.flops.evaluation(run, evaluate.live, batch, grad, len(losses.values))
+        parts.append((finite, flops))
+    parts = run.world.joined(parts)
+    run.work.charge(sum(flops for _, flops in parts), beside=run.frame.trial is not None)
+    if not all(finite for finite, _ in parts):
         raise NonFinite("loss of targets that the model drew")
     if not grad:
         return ()
