@@ -377,3 +377,12 @@ def test_runs_that_are_there_take_one_line_and_no_time(capsys):
     assert [line.rsplit("   ", 1)[1] for line in said[1:]] == ["1.7 min left", "80 s left"]
     live.show([outcome(number, True) for number in range(10)], 10, 0.1)
     assert capsys.readouterr().err == "[ 10/10] 10 runs were there already\n"
+
+
+def test_what_is_under_way_counts_when_the_first_of_a_stack_ends(capsys):
+    """Of 10 runs 5 are trained together and have gone 80% of their way in 40 s: 4 runs' worth, 6 are left."""
+    live = Live(SimpleNamespace(metric="val/loss"), "study", True)
+    live.wait([], 10, 40.0, 4.0)
+    live.show([Outcome(Task("arm", None, 0), {"val/loss": 1.0}, [], [], {}, 1, 1, 0.0, "key", False)], 10, 40.0)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.rsplit("   ", 1)[1] for line in said] == ["60 s left", "60 s left"]

@@ -31,7 +31,7 @@ class Live:
         self._tty = sys.stderr.isatty()
         self._quiet = wanted is False
         self._live: Any = None
-        self._told = 0.0
+        self._told, self._made = 0.0, 0.0
 
     def __enter__(self) -> Live:
         if self._tty and not self._quiet:
@@ -78,7 +78,7 @@ class Live:
         said = f"{metric} {latest.metrics.get(metric, math.nan):.4f}"
         if latest.failure is not None:
             said = f"{'diverged' if latest.diverged else 'failed'}: {latest.failure}"
-        left = _left(outcomes, total, elapsed)
+        left = self._left(outcomes, total, elapsed)
         print(
             f"[{len(outcomes):3d}/{total}] {latest.task.arm:24s} {latest.task.what:9s} {said}   {left} left",
             file=sys.stderr,
@@ -94,13 +94,22 @@ class Live:
         elif elapsed > self._told + OFTEN:
             self._told = elapsed
             share = (len(outcomes) + under_way) / total
-            left = _left(outcomes, total, elapsed, under_way)
+            left = self._left(outcomes, total, elapsed, under_way)
             print(f"[{len(outcomes):3d}/{total}] {share:.0%} of all steps   {left} left", file=sys.stderr, flush=True)
+
+    def _left(self, outcomes: Sequence[Any], total: int, elapsed: float, under_way: float = 0.0) -> str:
+        """How long the rest will take, from what has been trained now: runs that were there already took no time.
+
+        Runs that are trained side by side end together: when the first of them ends, what is known of the others counts.
+        """
+        there = sum(outcome.reused for outcome in outcomes)
+        self._made = max(self._made, len(outcomes) - there + under_way)
+        return duration(elapsed / self._made * (total - there - self._made)) if self._made else "..."
 
     def _table(self, outcomes: Sequence[Any], total: int, elapsed: float, under_way: float = 0.0) -> Any:
         from rich.table import Table
 
-        done, left = len(outcomes), _left(outcomes, total, elapsed, under_way)
+        done, left = len(outcomes), self._left(outcomes, total, elapsed, under_way)
         going = f" and {under_way / (total - done):.0%} of the others" if under_way and total > done else ""
         made = Table(title=f"{self.name}: {done} of {total} runs{going}, {left} left", title_justify="left")
         for column in (
@@ -137,12 +146,6 @@ class Live:
         gaps = [sign * (finals[name][seed] - base[seed]) for seed in both]
         spread = f" ± {np.std(gaps, ddof=1):.4f}" if len(gaps) > 1 else ""
         return f"{np.mean(gaps):+.4f}{spread}"
-
-
-def _left(outcomes: Sequence[Any], total: int, elapsed: float, under_way: float = 0.0) -> str:
-    """How long the rest will take, from what has been trained now: runs that were there already took no time."""
-    trained = sum(not outcome.reused for outcome in outcomes) + under_way
-    return duration(elapsed / trained * (total - len(outcomes) - under_way)) if trained else "..."
 
 
 def _best(values: Sequence[float], better: str) -> float | None:
