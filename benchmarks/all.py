@@ -31,6 +31,7 @@ BENCHMARKS = {
     "large_store": [],
     "checkpoint": [],
     "rules": [],
+    "zo_memory": [],
     "scaling": [],
     "curvature": [],
     "optimizers": [],

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from regimes.engine.workload import Workload
     from regimes.grad_transforms import *  # noqa: F403
     from regimes.integrations.lr_scheduler import lr_scheduler
+    from regimes.integrations.offload import offload
     from regimes.losses import *  # noqa: F403
     from regimes.mixtures import *  # noqa: F403
     from regimes.model_transforms import *  # noqa: F403
@@ -88,6 +89,7 @@ _ELSEWHERE = {
     "regimes.engine.run": ("Run",),
     "regimes.engine.workload": ("Workload",),
     "regimes.integrations.lr_scheduler": ("lr_scheduler",),
+    "regimes.integrations.offload": ("offload",),
     "regimes.scaling.batch": ("ScaledBatch", "scale_batch"),
     "regimes.study.audit": ("Audit", "audit"),
     "regimes.study.branches": ("extend", "fork"),

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 import regimes as rg
 from regimes.claims.training import best_of, measured, trained
+from regimes.engine.metrics import Accuracy
+from regimes.losses import CrossEntropy
+from regimes.workloads import models, tables
 
 #: Rates that are tried, of MeZO and of SGD: as many.
 _ZEROTH, _FIRST = (0.005, 0.02), (0.03, 0.3)
@@ -45,6 +48,21 @@ def error_rate(seed: int) -> tuple[float, float]:
     return best_of(_work(), tried, seed), before
 
 
+def head(seed: int) -> tuple[float, float]:
+    """Test accuracy of a linear head on frozen random features after 5,000 steps of ZO2, and 0.8.
+
+    Parameters
+    ----------
+    seed : int
+        Of features, initial weights, data order and perturbations.
+    """
+    rates = (0.003, 0.01, 0.03)
+    tried = [
+        rg.Regime(optimizer=rg.ZO2(lr=rate, blocks=["head"]), batch_size=64, budget="5000 steps") for rate in rates
+    ]
+    return best_of(_on_features(), tried, seed), 0.8
+
+
 def _wrong(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return (model(batch[0]).argmax(1) != batch[1]).float()
 
@@ -65,6 +83,14 @@ def _regime(optimizer: Any = None, **settings: Any) -> rg.Regime:
         **declared,
     )
     return rg.Regime(phases=[rotated, upright], batch_size=64)
+
+
+@functools.cache
+def _on_features() -> rg.Workload:
+    table = tables.digits()
+    splits: dict[str, Any] = {name: tuple(getattr(table, name)) for name in ("train", "val", "test")}
+    model = functools.partial(models.RandomFeatures, 64, 256, 10)
+    return rg.Workload(model=model, loss=CrossEntropy(), metrics={"acc": Accuracy()}, **splits)
 
 
 @functools.cache

@@ -512,6 +512,8 @@ class Optimizer(Stateful):
     uses_gradients: ClassVar[bool] = True
     #: Whether it treats the sources of the data apart, each a client, drawn in an order of the rule's own `sampler`.
     source_by_source: ClassVar[bool] = False
+    #: Whether a step may put off writes, which `flush` then makes.
+    puts_off: ClassVar[bool] = False
 
     def init(self, parameters: Mapping[str, Tensor]) -> State:
         """Return the state for these parameters, per-parameter state under ``slots`` by name."""
@@ -549,6 +551,10 @@ class Optimizer(Stateful):
             ``evaluate(grad=True, final=True, ...) -> Evaluation``; see design 3.
         """
         raise NotImplementedError(f"{type(self).__name__} makes no step")
+
+    def flush(self, state: State, parameters: Mapping[str, Tensor]) -> State:
+        """Write what steps have put off, and return the state; asked before anything but a step reads the weights."""
+        return state
 
     def evaluation_weights(self, state: State, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Weights at which to evaluate; the parameters themselves unless the rule keeps others."""

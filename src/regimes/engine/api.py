@@ -101,6 +101,7 @@ class Session:
         made = bursts.burst(self.run, most, lambda run: self.pauses()) if most > 1 else []
         if not made:
             self.observer.before()
+            self.run.looked_at = self.looked_at or bool(self.observer.probes)
             made = [self.run.step()]
         self._pace.note(time.perf_counter() - began, len(made))
         return made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -106,6 +106,20 @@ class Captures:
         if what == "input":
             return module.register_forward_pre_hook(before, with_kwargs=True)
         return module.register_forward_hook(after)
+
+
+@contextlib.contextmanager
+def calling(model: nn.Module, before: Mapping[str, Callable[[], None]]) -> Iterator[None]:
+    """Inside, ``before[name]()`` is called whenever the module of that name is about to run."""
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(lambda *_, call=call: call())
+        for name, call in before.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _tensor(value: Any, item: str) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from regimes.core.errors import NonFinite
 from regimes.core.kinds import TransformContext
 from regimes.core.unit_losses import UnitLosses, Units
 from regimes.engine import arithmetic, diagnose, distributed
-from regimes.engine.captures import Captures
+from regimes.engine.captures import Captures, calling
 from regimes.engine.curvature import Products, Vector, sampled_gradients
 from regimes.engine.example_gradients import example_gradients, own_gradients
 from regimes.engine.parts import Part, culprits, units_of
@@ -109,6 +110,7 @@ class Evaluator:
         training: bool = True,
         vectors: Sequence[Vector] = (),
         sampled: bool = False,
+        before: Mapping[str, Callable[[], None]] = MappingProxyType({}),
     ) -> Evaluation:
         """Evaluate loss and gradient of the step's plan at the present weights.
 
@@ -135,6 +137,8 @@ class Evaluator:
         sampled : bool
             The gradient of the same loss for targets that the model draws (`Loss.sampled`) comes in
             ``captured["sampled_gradients"]``, in parameter order, and `capture` is of that forward and backward.
+        before : mapping of str to callable
+            What is called, without arguments, whenever the module of that name is about to run.
 
         Raises
         ------
@@ -148,9 +152,10 @@ class Evaluator:
         self._noting = grad and final and self.run.micro_norms
         self._products = Products(self, vectors) if vectors else None
         captured: dict[str, Any] = {}
+        model, nothing = self.run.model, contextlib.nullcontext()
         self._buffers.enter(first=self.first is None)
         try:
-            with contextlib.nullcontext() if training else evaluating(self.run.model):
+            with nothing if training else evaluating(model), calling(model, before) if before else nothing:
                 loss, gradients, units = self._sum(grad, keep_units or not reduce, None if sampled else captures)
                 if sampled:
                     captured["sampled_gradients"] = sampled_gradients(self, self.mass, captures, grad)
@@ -219,6 +224,7 @@ class Evaluator:
     def ask(self) -> None:
         """Read the batches of data that ask the model: at the weights of now, wherever a rule evaluates first."""
         if self.run.read.asks:
+            self.run.flush()
             self.batches()
 
     # -- inside --------------------------------------------------------------------------------------------

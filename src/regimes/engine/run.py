@@ -90,6 +90,8 @@ class Run:
         diagnose.say_own_generator(self.model)
         self.states: dict[str, Any] = {}
         self._edited: CompiledPhase | None = None
+        #: Whether somebody may read the weights after every step; else the rule may put off what it writes.
+        self.looked_at = True
         self._note_frame()
         self.finished = False
         self.seams: list[dict[str, Any]] = []
@@ -118,6 +120,7 @@ class Run:
 
     def next_phase(self) -> None:
         """Enter the phase after this one."""
+        self.flush()
         self.frame.next_phase()
         self._note_frame()
         self.work.before_phase = self.work.spent
@@ -229,6 +232,7 @@ class Run:
                 self._write(self.judged_weights()[0] or {})
             self.next_phase()
         else:
+            self.flush()
             frame.plans, self.finished = [], True
 
     # -- position ------------------------------------------------------------------------------------------
@@ -279,12 +283,20 @@ class Run:
 
     # -- weights -------------------------------------------------------------------------------------------
 
+    def flush(self) -> None:
+        """Have the rule write what it has put off: somebody is about to read the weights."""
+        rule = self.phase.declaration.optimizer
+        if rule.puts_off:
+            self.states["optimizer"] = rule.flush(self.states["optimizer"], self.parameters)
+
     def evaluation_weights(self) -> Mapping[str, Tensor]:
         """What the optimizer calls its evaluation weights."""
+        self.flush()
         return self.phase.declaration.optimizer.evaluation_weights(self.states["optimizer"], self.parameters)
 
     def judged_weights(self) -> tuple[Mapping[str, Tensor] | None, str]:
         """Weights at which metrics are measured, None where they are the trained ones; and what they are called."""
+        self.flush()
         average = self.phase.declaration.average
         if average is not None:
             averaged = average.average(self.states["average"])
@@ -307,6 +319,8 @@ class Run:
         try:
             trials.begin(self)
             record = self._repeated_step()
+            if self.looked_at or self.frame.trial is not None or self.phase.proposing:
+                self.flush()
             return record if self.frame.trial is None else trials.note(self, record)
         finally:
             self.forward.give_back(before)
@@ -354,6 +368,7 @@ class Run:
 
     def tree(self) -> dict[str, Any]:
         """Return the whole state of the run: what a checkpoint holds."""
+        self.flush()
         return {
             "seed": self.seed,
             "regime": self.regime.hash,

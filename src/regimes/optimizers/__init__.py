@@ -32,6 +32,7 @@ from regimes.optimizers.zeroth_order.black_box import BlackBox
 from regimes.optimizers.zeroth_order.estimators import CoordinateDifferences, RandomDirections
 from regimes.optimizers.zeroth_order.mezo import MeZO
 from regimes.optimizers.zeroth_order.zeroth_order import ZerothOrder
+from regimes.optimizers.zeroth_order.zo2 import ZO2
 from regimes.optimizers.zeroth_order.zo_grasp import zo_grasp_layer_ratios
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "SAM",
     "SGD",
     "SPAM",
+    "ZO2",
     "AdaGradNorm",
     "AdaHessian",
     "AdamW",

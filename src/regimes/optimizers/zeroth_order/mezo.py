@@ -174,11 +174,11 @@ class MeZO(Optimizer):
     @torch.no_grad()
     def _add(parameters: Mapping[str, Tensor], generator: torch.Generator, scale: float) -> None:
         for p in parameters.values():
-            for block in _blocks(p):
-                z = torch.randn(block.shape, generator=generator, dtype=block.dtype, device=block.device)
-                block.add_(z, alpha=scale)
+            for block in pieces(p):
+                z = torch.randn(block.shape, generator=generator, dtype=block.dtype, device=generator.device)
+                block.add_(z.to(block.device), alpha=scale)
 
 
-def _blocks(p: Tensor) -> Sequence[Tensor]:
+def pieces(p: Tensor) -> Sequence[Tensor]:
     """Views of `p`, none large; a tensor that does not lie in rows (channels_last) is one block."""
     return p.view(-1).split(BLOCK) if p.is_contiguous() else (p,)
