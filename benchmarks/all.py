@@ -69,17 +69,23 @@ def main() -> None:
     file = HERE / "results.json"
     content = json.loads(file.read_text()) if file.exists() else {}
     content |= {"versions": versions(), "cores": os.cpu_count()}
+    failed = []
     for name in args.only:
         script, began = name.split()[0], time.time()
         command = [sys.executable, str(HERE / f"{script}.py"), *BENCHMARKS[name], "--json"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            failed.append(name)
+            continue
         found = json.loads(done.stdout.strip().splitlines()[-1])
         day = time.strftime("%Y-%m-%d")
         content.setdefault("benchmarks", {})[name] = {"day": day, "load": os.getloadavg()[0], "found": found}
         file.write_text(json.dumps(content, indent=1) + "\n")
         print(f"{name} ({time.time() - began:.0f} s): least, median, largest")
         for what, (least, middle, most) in ratios(found):
-            print(f"  {what:60s} {least:8.3f} {middle:8.3f} {most:8.3f}")
+            print(f"  {what:60s} {least:8.3f} {middle:8.3f} {most:8.3f}", flush=True)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def main() -> None:
         study = rg.compare(work, arms, metric="loss", margin=MARGIN, seeds=args.seeds, out=folder, progress=False)
     found = study.to_dict()["arms"][1]["comparison"]
     if args.json:
-        interval = [found["low"], found["mean"], found["high"]]
+        interval = [found["low"], found["difference"], found["high"]]
         print(json.dumps({"verdict": found["verdict"], "margin": MARGIN, "improvement": interval}))
         return
     print(study)

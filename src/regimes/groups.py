@@ -216,8 +216,14 @@ def _rows(rule: Optimizer, owned: Mapping[str, Tensor], roles: Mapping[str, str]
     if isinstance(rule, Groups):
         for group, own in zip(rule.groups, rule.assign(owned, roles)):
             yield from _rows(group.rule, own, roles, f"{pattern} > {group.match}" if pattern else group.match)
-    elif inner is not None:
+    elif inner is not None and _holds_groups(inner):
         yield from _rows(inner, owned, roles, pattern)
     else:
         numbers = sum(p.numel() for p in owned.values())
         yield GroupRow(pattern or "*", fields.printed(rule), len(owned), numbers, tuple(owned)[:2])
+
+
+def _holds_groups(rule: Optimizer) -> bool:
+    """Whether a rule is, or has inside, Groups: what is around them owns all that they own."""
+    parts = (part for _, part in rule.parts() if isinstance(part, Optimizer))
+    return isinstance(rule, Groups) or any(_holds_groups(part) for part in parts)

@@ -190,6 +190,8 @@ def test_table_looks_through_wrappers_and_takes_plain_rules():
     assert groups_table(rg.SAM(inside), Lm()) == groups_table(inside, Lm())
     (row,) = groups_table(rg.AdamW(), Lm())
     assert (row.pattern, row.tensors) == ("*", len(list(Lm().parameters())))
+    around = rg.Groups([rg.Group("*", rg.LANTON(rg.SGD(lr=0.1)))])
+    assert [row.rule for row in groups_table(around, Lm())] == ["LANTON(SGD(lr=0.1))"]
 
 
 def test_groups_share_one_evaluation_and_own_randomness(hand):

@@ -379,10 +379,12 @@ def test_runs_that_are_there_take_one_line_and_no_time(capsys):
     assert capsys.readouterr().err == "[ 10/10] 10 runs were there already\n"
 
 
-def test_what_is_under_way_counts_when_the_first_of_a_stack_ends(capsys):
+@pytest.mark.parametrize("told", [True, False])
+def test_what_is_under_way_counts_when_the_first_of_a_stack_ends(capsys, told):
     """Of 10 runs 5 are trained together and have gone 80% of their way in 40 s: 4 runs' worth, 6 are left."""
     live = Live(SimpleNamespace(metric="val/loss"), "study", True)
+    live._told = 0.0 if told else 35.0  # a line of how far they are came just before
     live.wait([], 10, 40.0, 4.0)
     live.show([Outcome(Task("arm", None, 0), {"val/loss": 1.0}, [], [], {}, 1, 1, 0.0, "key", False)], 10, 40.0)
     said = capsys.readouterr().err.splitlines()
-    assert [line.rsplit("   ", 1)[1] for line in said] == ["60 s left", "60 s left"]
+    assert [line.rsplit("   ", 1)[1] for line in said] == ["60 s left", "60 s left"][not told :]

@@ -89,6 +89,7 @@ class Live:
         """Show how far those are that have not come: as many runs as what has been done of them makes."""
         if self._quiet:
             return
+        self._note(outcomes, under_way)
         if self._live is not None:
             self._live.update(self._table(outcomes, total, elapsed, under_way))
         elif elapsed > self._told + OFTEN:
@@ -102,9 +103,14 @@ class Live:
 
         Runs that are trained side by side end together: when the first of them ends, what is known of the others counts.
         """
+        there = self._note(outcomes, under_way)
+        return duration(elapsed / self._made * (total - there - self._made)) if self._made else "..."
+
+    def _note(self, outcomes: Sequence[Any], under_way: float) -> int:
+        """Note how much has been trained now, and return how many runs were there already."""
         there = sum(outcome.reused for outcome in outcomes)
         self._made = max(self._made, len(outcomes) - there + under_way)
-        return duration(elapsed / self._made * (total - there - self._made)) if self._made else "..."
+        return there
 
     def _table(self, outcomes: Sequence[Any], total: int, elapsed: float, under_way: float = 0.0) -> Any:
         from rich.table import Table
