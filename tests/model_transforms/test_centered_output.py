@@ -74,7 +74,9 @@ def test_at_large_alpha_training_is_kernel_gradient_descent():
         rule = rg.SGD(lr=eta / alpha)
         run = Run(workload(), regime(alpha, steps, optimizer=rule, batch_size=n), seed=3, count_flops=False)
         model = run.model.model
-        kernel = tangent_kernel(model, dict(model.named_parameters()), list(dict(model.named_parameters())), (x,), {}, 1)
+        kernel = tangent_kernel(
+            model, dict(model.named_parameters()), list(dict(model.named_parameters())), (x,), {}, 1
+        )
         list(run)
         return run.model(x).detach(), kernel
 
@@ -94,7 +96,13 @@ def test_the_beginning_is_that_of_the_phase_and_a_second_one_centers_anew():
     phases = [
         rg.Phase("plain", budget="4 steps", loss=rg.Hinge()),
         rg.Phase("lazy", budget="4 steps", on_entry=[rg.CenteredOutput(10.0)], loss=rg.Hinge(10.0)),
-        rg.Phase("rich", budget="4 steps", on_entry=[rg.CenteredOutput(0.1)], loss=rg.Hinge(0.1), carry=["model", "optimizer"]),
+        rg.Phase(
+            "rich",
+            budget="4 steps",
+            on_entry=[rg.CenteredOutput(0.1)],
+            loss=rg.Hinge(0.1),
+            carry=["model", "optimizer"],
+        ),
     ]
     run = Run(workload(), rg.Regime(phases=phases, optimizer=rg.SGD(lr=0.1, momentum=0.9), batch_size=4), seed=0)
     x, _ = data()

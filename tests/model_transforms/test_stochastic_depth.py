@@ -202,7 +202,7 @@ def test_stacked_runs_drop_what_they_drop_alone():
     stepping = Together(together)
     while stepping.running:
         assert not [made for _, made in stepping.steps() if isinstance(made, Exception)]
-    assert stepping.alone == {} if hasattr(stepping, "alone") else True
+        assert stepping.alone == stepping.reasons == []
     for one, other in zip(together, alone):
         list(other)
         for name, p in one.parameters.items():
@@ -225,5 +225,7 @@ def test_patterns_that_match_nothing_and_branches_that_are_no_tensors_are_refuse
     for transform in (rg.StochasticDepth, rg.InputDropout):
         with pytest.raises(rg.DeclarationError, match="patterns: got no pattern"):
             transform(0.5, [])
-    with pytest.raises(rg.DeclarationError, match="patterns: got .* from a LSTM; allowed: modules that return a tensor"):
+    with pytest.raises(
+        rg.DeclarationError, match="patterns: got a tuple from a LSTM; allowed: modules that return a tensor"
+    ):
         rg.StochasticDepth(0.5, "0").structure(nn.Sequential(nn.LSTM(3, 3)))(torch.zeros(2, 1, 3))

@@ -36,7 +36,10 @@ def test_names_stand_for_directions_and_what_does_not_fit_is_refused():
     for act, sentence in (
         (lambda: rg.FeatureResponse("weight", []), "directions: got none"),
         (lambda: rg.FeatureResponse("weight", [[1.0]], ["a", "b"]), "names: got 2; allowed: 1, one a direction"),
-        (lambda: rg.FeatureResponse("wieght", [[1.0] * 3])(model, None, None), "no parameter 'wieght'; did you mean 'weight'"),
+        (
+            lambda: rg.FeatureResponse("wieght", [[1.0] * 3])(model, None, None),
+            "no parameter 'wieght'; did you mean 'weight'",
+        ),
         (lambda: rg.FeatureResponse("weight", [[1.0]])(model, None, None), "got 1 numbers for '0'; allowed: 3"),
     ):
         with pytest.raises(rg.DeclarationError, match=sentence):

@@ -82,7 +82,7 @@ def test_label_smoothing_is_the_closed_form():
     plain = rg.CrossEntropy().per_unit(z, y).values
     torch.testing.assert_close(found, 0.9 * plain - 0.1 * logs.mean(1), rtol=1e-13, atol=1e-13)
     (g,) = torch.autograd.grad(found.sum(), z)
-    wanted = logs.exp() - 0.9 * torch.nn.functional.one_hot(y, 5) - 0.1 / 5
+    wanted = logs.exp() - 0.9 * torch.nn.functional.one_hot(y, 5).double() - 0.1 / 5
     torch.testing.assert_close(g, wanted.detach(), rtol=1e-12, atol=1e-13)
 
 

@@ -32,7 +32,7 @@ def test_patches_are_the_features_times_the_label_and_noise_besides(share):
 
 
 def test_sizes_are_parameters_and_others_refused():
-    x, y = points(10, 1.0, inputs=5, weak=2.0, strong=3.0, noise=0.0)
+    x, _ = points(10, 1.0, inputs=5, weak=2.0, strong=3.0, noise=0.0)
     assert x[:, :, :2].abs().tolist() == [[[2.0, 0.0], [0.0, 3.0], [0.0, 0.0]]] * 10
     assert not x[:, :, 2:].any()
     with pytest.raises(ValueError, match="inputs: got 2; allowed is a whole number of at least 3"):
@@ -62,18 +62,14 @@ def test_the_workload_tells_points_with_the_weak_feature_alone_from_others():
 def by_hand(w, x):
     """f of filters {sign: (m, d)}, one product after the other."""
     m = len(w[1])
-    return sum(
-        sign * max(float(row @ patch), 0.0) ** 2 / m for sign, rows in w.items() for row in rows for patch in x
-    )
+    return sum(sign * max(float(row @ patch), 0.0) ** 2 / m for sign, rows in w.items() for row in rows for patch in x)
 
 
 def gradient_by_hand(w, x, y):
     """Of half the squared difference at one point: (f - y) (2 / m) sum_p max(w . x_p, 0) x_p, minus for the others."""
     m, residual = len(w[1]), by_hand(w, x) - y
     return {
-        sign: np.stack(
-            [sign * residual * 2 / m * sum(max(float(row @ p), 0.0) * p for p in x) for row in rows]
-        )
+        sign: np.stack([sign * residual * 2 / m * sum(max(float(row @ p), 0.0) * p for p in x) for row in rows])
         for sign, rows in w.items()
     }
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from regimes.core.card import Card
 from regimes.core.component import knob
-from regimes.core.errors import DeclarationError, show
+from regimes.core.errors import DeclarationError
 from regimes.core.kinds import Augment, Knob, State
 from regimes.core.registry import register
 
@@ -61,7 +61,10 @@ class AddNoise(Augment):
         """Return the batch with noise on its first part."""
         first = batch[0] if isinstance(batch, tuple | list) and batch else None
         if not isinstance(first, Tensor) or not first.is_floating_point():
-            raise DeclarationError(f"got a batch {show(batch)}; allowed: (inputs, ...), inputs of floats", "augment")
+            raise DeclarationError(
+                f"got a batch of type {type(batch).__name__}; allowed: a tuple or list that begins with a tensor of floats",
+                "augment",
+            )
         noise = torch.randn(first.shape, generator=generator, dtype=first.dtype, device=first.device)
         rest = [first + self.std * noise, *batch[1:]]
         return type(batch)(*rest) if hasattr(batch, "_fields") else type(batch)(rest)

@@ -31,7 +31,9 @@ def long_training(seed: int) -> tuple[float, float]:
     gains = []
     for regularized in (True, False):
         short, long = (_best(epochs, regularized, seed) for epochs in (_SHORT, _LONG))
-        gains.append(_accuracy("test", _LONG, regularized, long, seed) - _accuracy("test", _SHORT, regularized, short, seed))
+        gains.append(
+            _accuracy("test", _LONG, regularized, long, seed) - _accuracy("test", _SHORT, regularized, short, seed)
+        )
     return gains[0], gains[1]
 
 

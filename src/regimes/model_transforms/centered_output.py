@@ -137,6 +137,4 @@ class CenteredOutput(ModelTransform):
     def fill(self, model: nn.Module, before: nn.Module, batches: Any, streams: Streams) -> TransformResult:
         """Nothing but names: the copy was made with the structure."""
         old = "model." if isinstance(before, Centered) else ""
-        return TransformResult(
-            {name: old + name.removeprefix("model.") for name, _ in model.named_parameters()}
-        )
+        return TransformResult({name: old + name.removeprefix("model.") for name, _ in model.named_parameters()})

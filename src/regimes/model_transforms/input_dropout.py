@@ -49,6 +49,10 @@ class InputDropout(ModelTransform):
     DeclarationError
         If there is no pattern, or one matches no module.
 
+    Notes
+    -----
+    Rules that look at linear layers and convolutions (K-FAC, MKOR) leave such a layer to their base rule.
+
     References
     ----------
     N. Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting, JMLR 2014; I. Bello et al.,

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from regimes.core.card import Card
 from regimes.core.component import fixed
-from regimes.core.errors import DeclarationError, show
+from regimes.core.errors import DeclarationError
 from regimes.core.kinds import ModelTransform
 from regimes.core.registry import register
 from regimes.model_transforms.patterns import matching_modules, outermost
@@ -30,7 +30,8 @@ class StochasticBranch(Swapped):
         out = super().forward(*args, **kwargs)
         if not isinstance(out, Tensor):
             raise DeclarationError(
-                f"got {show(out)} from a {self.own.__name__}; allowed: modules that return a tensor", "patterns"
+                f"got a {type(out).__name__} from a {self.own.__name__}; allowed: modules that return a tensor",
+                "patterns",
             )
         return survived(out, self.branch_survival, self.training, self.branch_scaled)
 

@@ -57,4 +57,3 @@ def take(model: nn.Module, part: type[Swapped], *attributes: str) -> None:
 
 def _parts(module: nn.Module) -> tuple[type[nn.Module], tuple[type[Swapped], ...]]:
     return (module.own, module.added) if isinstance(module, Swapped) else (type(module), ())
-

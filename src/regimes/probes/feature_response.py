@@ -114,7 +114,9 @@ class FeatureResponse(ViewProbe):
         """Return the response to each direction."""
         named = dict(view.model.named_parameters())
         if self.parameter not in named:
-            raise DeclarationError(f"there is no parameter '{self.parameter}'; {nearest(self.parameter, named)}", "parameter")
+            raise DeclarationError(
+                f"there is no parameter '{self.parameter}'; {nearest(self.parameter, named)}", "parameter"
+            )
         labels = self.names or tuple(map(str, range(len(self.directions))))
         return feature_response(named[self.parameter], dict(zip(labels, self.directions)))
 

@@ -93,7 +93,9 @@ def perceptron(inputs: int = 128, examples: int = 256, chi: float = 0.0, seed: i
     # As many are drawn in any case, so that fewer are a part of more.
     most = max(examples, 4096)
     train = draw_points(most, inputs, chi, philox("perceptron train", seed))
-    val, test = (tuple(draw_points(1000, inputs, chi, philox(f"perceptron {split}", seed))) for split in ("val", "test"))
+    val, test = (
+        tuple(draw_points(1000, inputs, chi, philox(f"perceptron {split}", seed))) for split in ("val", "test")
+    )
     return Workload(
         model=functools.partial(Perceptron, inputs), train=(train.x[:examples], train.y[:examples]), val=val, test=test,
         loss=Hinge(), metrics={"acc": Accuracy()}, name="perceptron",
