@@ -20,7 +20,7 @@ def response(seed: int) -> tuple[float, float]:
     Parameters
     ----------
     seed : int
-        Of initial weights and of the data order.
+        Of the points, of initial weights and of the order.
     """
     small, large = (_trained(rate, _STEPS, seed)[0] for rate in (_SMALL, _LARGE))
     return math.log10(max(large, _LEAST)), math.log10(max(small, _LEAST)) + 1.0
@@ -55,10 +55,8 @@ def _trained(rate: float, steps: int, seed: int) -> tuple[float, float]:
     # Half the squared difference is half of MSE, and each filter's gradient has a factor of 1 / filters.
     rule = rg.SGD(lr=rate * _FILTERS / 2)
     regime = rg.Regime(optimizer=rule, batch_size=1, budget=f"{steps} steps")
-    run = rg.Run(_work(), regime, seed, count_flops=False)
     try:
-        for _ in run:
-            pass
+        run = rg.run(_work(seed), regime, seed, progress=False)
     except rg.RunFailed:
         return 0.0, 0.5
     weak, _ = features()
@@ -67,9 +65,9 @@ def _trained(rate: float, steps: int, seed: int) -> tuple[float, float]:
         rg.feature_response(named[f"{sign}.weight"], {"weak": factor * weak})["weak"]
         for sign, factor in (("positive", 1.0), ("negative", -1.0))
     )
-    return max(found), run.validation.measure("test")["test/weak/acc"]
+    return max(found), run.metrics["test/weak/acc"]
 
 
 @functools.cache
-def _work() -> rg.Workload:
-    return rg.workloads.load("feature_noise", filters=_FILTERS)
+def _work(seed: int) -> rg.Workload:
+    return rg.workloads.load("feature_noise", filters=_FILTERS, seed=seed)
