@@ -13,7 +13,7 @@ _SHORT, _LONG, _RATE = 10, 80, 0.1
 _DECAYS = (5e-3, 5e-4)
 _REGULARIZED: dict[str, Any] = {
     "loss": rg.CrossEntropy(label_smoothing=0.1),
-    "on_entry": [rg.StochasticDepth(0.8, "blocks.*"), rg.InputDropout(0.25)],  # type: ignore[arg-type]
+    "on_entry": [rg.StochasticDepth(0.8, "blocks.*"), rg.InputDropout(0.25)],
     "augment": [rg.AddNoise(0.2)],
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from torch import nn
@@ -24,12 +23,17 @@ class Swapped(nn.Module):
         return _empty, (self.own, self.added), self.__dict__
 
 
-@functools.cache
+#: One class for each, so that modules of two models are of one type.
+_MADE: dict[tuple[type[nn.Module], tuple[type[Swapped], ...]], type[nn.Module]] = {}
+
+
 def _class(own: type[nn.Module], added: tuple[type[Swapped], ...]) -> type[nn.Module]:
     if not added:
         return own
-    name = "".join(part.__name__ for part in added) + own.__name__
-    return type(name, (*added, own), {"own": own, "added": added, "__module__": __name__})
+    if (own, added) not in _MADE:
+        name = "".join(part.__name__ for part in added) + own.__name__
+        _MADE[own, added] = type(name, (*added, own), {"own": own, "added": added, "__module__": __name__})
+    return _MADE[own, added]
 
 
 def _empty(own: type[nn.Module], added: tuple[type[Swapped], ...]) -> nn.Module:

@@ -101,7 +101,7 @@ class FeatureResponse(ViewProbe):
     @classmethod
     def example(cls) -> FeatureResponse:
         """Two directions of the first layer of the conformance suite's model."""
-        return cls("0.weight", [[1.0] * 6, [0.0, 1.0] * 3], ["all", "every other"])  # type: ignore[arg-type]
+        return cls("0.weight", [[1.0] * 6, [0.0, 1.0] * 3], ["all", "every other"])
 
     def validate(self) -> None:
         """Refuse no directions, and names that do not fit."""

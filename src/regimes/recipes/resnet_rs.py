@@ -152,7 +152,7 @@ def resnet_rs_ablation(
         budget=Duration(short, "epochs"),
     )
     noise = [augment] if isinstance(augment, Augment) else list(augment)
-    transforms: list[ModelTransform] = [StochasticDepth(survival, branches), InputDropout(dropout, head)]  # type: ignore[arg-type]
+    transforms: list[ModelTransform] = [StochasticDepth(survival, branches), InputDropout(dropout, head)]
     parts: dict[str, dict[str, Any]] = {
         "step decay": {},
         "cosine": {"optimizer": SGD(lr=Cosine(peak, warmup=rise), momentum=0.9, weight_decay=DECAY)},
