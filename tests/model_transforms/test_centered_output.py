@@ -9,6 +9,7 @@ from torch import nn
 import regimes as rg
 from regimes.core.randomness import Streams
 from regimes.engine.run import Run
+from regimes.model_transforms.experts import MixtureOfExperts
 from regimes.probes.laziness import tangent_kernel
 from regimes.testing.resume import resume_chain
 
@@ -152,6 +153,17 @@ def test_the_last_layer_is_still_the_head_and_what_is_no_tensor_is_refused():
 
 
 def test_what_listens_to_the_model_does_not_hear_the_beginning():
+    """The router of the beginning, which is a copy of the model's, bears no price of its own."""
+    experts = MixtureOfExperts(nn.Linear(4, 1), 4, experts=4, top_k=2)
+    with torch.no_grad():
+        experts.router.weight.zero_()
+    model = rg.CenteredOutput(3.0).structure(nn.Sequential(experts))
+    batch = torch.randn(5, 4), torch.randn(5, 1)
+    found = rg.LoadBalance(rg.MSE(), weight=0.5)(model, batch).values - rg.MSE()(model, batch).values
+    torch.testing.assert_close(found.detach(), torch.full((5,), 0.5), rtol=1e-5, atol=1e-6)
+
+
+def test_laziness_is_that_of_the_model_without_the_scale():
     x, y = data()
     model = rg.CenteredOutput(3.0).structure(net())
     initial = {name: p.detach() for name, p in model.named_parameters()}

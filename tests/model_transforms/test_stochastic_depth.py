@@ -138,6 +138,11 @@ def test_names_stay_copies_and_pickles_are_the_same_network():
         assert all(isinstance(m, nn.Module) for m in other.modules())
     assert isinstance(both.head, nn.Linear)
     assert "ResidualBranch(\n" in str(both).replace("DroppedInput", "").replace("StochasticBranch", "")
+    torch.manual_seed(3)
+    x = functional.dropout(inputs()[:, :1].expand(10, 8).contiguous(), 0.3)
+    wanted = survived(plain.blocks[1](x), 0.75, True)
+    torch.manual_seed(3)
+    assert torch.equal(both.blocks[1](inputs()[:, :1].expand(10, 8).contiguous()), wanted)
     # Each may go without the other.
     alone = rg.StochasticDepth(1.0, "blocks.*").structure(copy.deepcopy(both))
     torch.manual_seed(3)
