@@ -52,6 +52,7 @@ class AddNoise(Augment):
         source="Bishop 1995, Neural Computation 7",
         when="Inputs that are real numbers, and too few of them.",
         cost="as many random numbers as the batch has",
+        shelf="atlas",
         rows=("resnet-rs",),
         defaults={"std": "0.1, a tenth of inputs of unit size"},
         deviations=("It stands in for RandAugment, whose operations on photographs are not built.",),

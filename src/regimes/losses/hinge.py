@@ -52,6 +52,7 @@ class Hinge(OutputLoss):
         axes=("regime",),
         source="Cortes and Vapnik 1995; Sclocchi et al. 2023, arXiv:2301.13703 (the scale)",
         when="Two classes, where training is to end when every example has its margin.",
+        shelf="atlas",
         rows=("sgd-noise-regimes",),
         defaults={"scale": "1: the plain hinge"},
     )

@@ -75,6 +75,7 @@ class InputDropout(ModelTransform):
         source="Srivastava et al. 2014; Bello et al. 2021, arXiv:2103.07579",
         when="A network without dropout of its own is to be regularized, from some phase on.",
         cost="a mask a forward",
+        shelf="atlas",
         rows=("resnet-rs",),
         defaults={"p": "0.25, ResNet-RS", "patterns": "the head, ResNet-RS"},
     )

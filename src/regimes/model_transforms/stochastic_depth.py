@@ -125,6 +125,7 @@ class StochasticDepth(ModelTransform):
         source="Huang et al. 2016, arXiv:1603.09382; Bello et al. 2021, arXiv:2103.07579",
         when="A deep residual network overfits, or is trained for long.",
         cost="nothing that counts; nothing is saved either",
+        shelf="atlas",
         rows=("resnet-rs",),
         defaults={
             "survival": "0.8, the least of ResNet-RS",

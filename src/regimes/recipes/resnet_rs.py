@@ -177,6 +177,7 @@ def resnet_rs_ablation(
         source="Bello et al. 2021, arXiv:2103.07579",
         when="Image classification with residual networks, trained for long.",
         cost="3.9 times the epochs of the classical regime",
+        shelf="atlas",
         rows=("resnet-rs",),
         defaults={
             "epochs": "350, the paper's",
