@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from regimes.model_transforms import *  # noqa: F403
     from regimes.optimizers import *  # noqa: F403
     from regimes.probes import *  # noqa: F403
+    from regimes.recipes.resnet_rs import regularized_decay, resnet_rs, resnet_rs_ablation
     from regimes.samplers import *  # noqa: F403
     from regimes.scaling.batch import ScaledBatch, scale_batch
     from regimes.schedules import *  # noqa: F403
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from regimes.study.study import Study
     from regimes.study.tune_lr import TunedRate, tune_lr
     from regimes.study.two_phase import TwoPhase, two_phase
+    from regimes.study.until_fitted import Fitted, until_fitted
     from regimes.weights import *  # noqa: F403
 
 #: What is not exported by one of the packages of components: module -> names.
@@ -90,6 +92,7 @@ _ELSEWHERE = {
     "regimes.engine.workload": ("Workload",),
     "regimes.integrations.lr_scheduler": ("lr_scheduler",),
     "regimes.integrations.offload": ("offload",),
+    "regimes.recipes.resnet_rs": ("regularized_decay", "resnet_rs", "resnet_rs_ablation"),
     "regimes.scaling.batch": ("ScaledBatch", "scale_batch"),
     "regimes.study.audit": ("Audit", "audit"),
     "regimes.study.branches": ("extend", "fork"),
@@ -114,6 +117,7 @@ _ELSEWHERE = {
     "regimes.study.study": ("Study",),
     "regimes.study.tune_lr": ("TunedRate", "tune_lr"),
     "regimes.study.two_phase": ("TwoPhase", "two_phase"),
+    "regimes.study.until_fitted": ("Fitted", "until_fitted"),
 }
 _MODULES = {name: module for module, names in _ELSEWHERE.items() for name in names}
 #: Submodules that people reach as attributes.

@@ -5,6 +5,7 @@ from regimes.losses.cross_entropy import CrossEntropy
 from regimes.losses.distillation import Distillation
 from regimes.losses.from_criterion import FromCriterion
 from regimes.losses.from_function import FromFunction
+from regimes.losses.hinge import Hinge
 from regimes.losses.hybrid_post_training import HybridPostTraining
 from regimes.losses.load_balance import LoadBalance
 from regimes.losses.mse import MSE
@@ -19,6 +20,7 @@ __all__ = [
     "Distillation",
     "FromCriterion",
     "FromFunction",
+    "Hinge",
     "HybridPostTraining",
     "LoadBalance",
     "MSE",

@@ -1,28 +1,35 @@
 """Model transforms: what happens to the model on entering a phase."""
 
+from regimes.model_transforms.centered_output import Centered, CenteredOutput
 from regimes.model_transforms.freeze import Freeze
 from regimes.model_transforms.ghost_batch_norm import GhostBatchNorm, GhostBatchNorms
 from regimes.model_transforms.gptq import GPTQ
 from regimes.model_transforms.grow_depth import GrowDepth
 from regimes.model_transforms.grow_width import GrowWidth
+from regimes.model_transforms.input_dropout import InputDropout
 from regimes.model_transforms.low_rank_init import LowRankInit, effective_rank
 from regimes.model_transforms.reinitialise import Reinitialise
 from regimes.model_transforms.round_to_nearest import RoundToNearest
 from regimes.model_transforms.start_from import StartFrom
+from regimes.model_transforms.stochastic_depth import StochasticDepth
 from regimes.model_transforms.unfreeze import Unfreeze
 from regimes.model_transforms.upcycle import Upcycle
 
 __all__ = [
     "GPTQ",
+    "Centered",
+    "CenteredOutput",
     "Freeze",
     "GhostBatchNorm",
     "GhostBatchNorms",
     "GrowDepth",
     "GrowWidth",
+    "InputDropout",
     "LowRankInit",
     "Reinitialise",
     "RoundToNearest",
     "StartFrom",
+    "StochasticDepth",
     "Unfreeze",
     "Upcycle",
     "effective_rank",

@@ -52,3 +52,36 @@ def refuse_shared(model: nn.Module, places: Sequence[str], key: str) -> None:
             raise DeclarationError(
                 f"'{first or owner}' shares '{name}' with what is outside it, and cannot be copied", key
             )
+
+
+def matching_modules(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Return the names of the modules that match any pattern, in model order.
+
+    Raises
+    ------
+    DeclarationError
+        If a pattern matches nothing.
+
+    Examples
+    --------
+    >>> matching_modules(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), ["1"])
+    ['1']
+    """
+    modules = [name for name, _ in model.named_modules() if name]
+    for place, pattern in enumerate(patterns):
+        if not fnmatch.filter(modules, pattern):
+            raise DeclarationError(
+                f"got '{pattern}', which matches no module; {nearest_pattern(pattern, modules)}", f"patterns.{place}"
+            )
+    return [name for name in modules if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def outermost(names: Sequence[str]) -> list[str]:
+    """Return the names of modules that lie in no other of them.
+
+    Examples
+    --------
+    >>> outermost(["blocks.0", "blocks.0.up", "blocks.1"])
+    ['blocks.0', 'blocks.1']
+    """
+    return [name for name in names if not any(name.startswith(f"{other}.") for other in names)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from typing import Any
 
 import torch
@@ -10,12 +9,12 @@ from torch import nn
 
 from regimes.core.card import Card, Claim
 from regimes.core.component import fixed
-from regimes.core.errors import DeclarationError, nearest_pattern
+from regimes.core.errors import DeclarationError
 from regimes.core.kinds import ModelTransform, TransformResult
 from regimes.core.randomness import Streams, kept
 from regimes.core.registry import register
 from regimes.model_transforms.experts import MixtureOfExperts
-from regimes.model_transforms.patterns import refuse_shared
+from regimes.model_transforms.patterns import matching_modules, refuse_shared
 
 
 def _arms(scratch: dict[str, Any]) -> dict[str, Any]:
@@ -159,14 +158,7 @@ class Upcycle(ModelTransform):
         return TransformResult(names)
 
     def _places(self, model: nn.Module) -> list[str]:
-        modules = [name for name, _ in model.named_modules() if name]
-        for place, pattern in enumerate(self.patterns):
-            if not fnmatch.filter(modules, pattern):
-                raise DeclarationError(
-                    f"got '{pattern}', which matches no module; {nearest_pattern(pattern, modules)}",
-                    f"patterns.{place}",
-                )
-        found = [name for name in modules if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.patterns)]
+        found = matching_modules(model, self.patterns)
         for name in found:
             inner = next((other for other in found if other.startswith(f"{name}.")), None)
             if inner is not None:

@@ -89,17 +89,17 @@ class View:
         kept = torch.where(found.weights != 0, found.values * found.weights, 0.0)
         return kept.sum() / found.weights.sum()
 
-    def example_losses(self) -> Tensor:
-        """Mean unit loss of every example of the step's batch that has any weight, without graph.
+    def example_losses(self, batch: Any = None) -> Tensor:
+        """Mean unit loss of every example of a batch (default: the step's) that has any weight, without graph.
 
         Raises
         ------
         DeclarationError
             If the loss function returns one number for the whole batch.
         """
-        return self.placed_losses()[0]
+        return self.placed_losses(batch)[0]
 
-    def placed_losses(self) -> tuple[Tensor, Tensor]:
+    def placed_losses(self, batch: Any = None) -> tuple[Tensor, Tensor]:
         """`example_losses`, and the place in the batch of each of these examples.
 
         Raises
@@ -108,7 +108,7 @@ class View:
             As `example_losses`.
         """
         with torch.no_grad():
-            found = self.losses()
+            found = self.losses(batch)
         if isinstance(found, Tensor):
             if found.ndim == 0:
                 raise DeclarationError(
