@@ -56,7 +56,7 @@ class Twin:
             rows = torch.stack([self.gradient(self.w, x[i : i + 1], y[i : i + 1]) for i in range(len(x))])
             a = rows.T @ rows / len(x)
         else:
-            a = torch.autograd.functional.hessian(lambda w: self.loss(w, x, y), self.w)
+            a = torch.autograd.functional.hessian(lambda w: self.loss(w, x, y), self.w, vectorize=True)
             a = a.diag().diag() if self.kind == "diagonal" else a
         for tries in range(1, 41):
             weight = g.norm() / (self.gamma + EPS)
