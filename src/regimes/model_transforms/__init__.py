@@ -6,6 +6,7 @@ from regimes.model_transforms.gptq import GPTQ
 from regimes.model_transforms.grow_depth import GrowDepth
 from regimes.model_transforms.grow_width import GrowWidth
 from regimes.model_transforms.low_rank_init import LowRankInit, effective_rank
+from regimes.model_transforms.mup_init import MuPInit
 from regimes.model_transforms.reinitialise import Reinitialise
 from regimes.model_transforms.round_to_nearest import RoundToNearest
 from regimes.model_transforms.start_from import StartFrom
@@ -20,6 +21,7 @@ __all__ = [
     "GrowDepth",
     "GrowWidth",
     "LowRankInit",
+    "MuPInit",
     "Reinitialise",
     "RoundToNearest",
     "StartFrom",
