@@ -5,6 +5,7 @@ from regimes.model_transforms.ghost_batch_norm import GhostBatchNorm, GhostBatch
 from regimes.model_transforms.gptq import GPTQ
 from regimes.model_transforms.grow_depth import GrowDepth
 from regimes.model_transforms.grow_width import GrowWidth
+from regimes.model_transforms.lora import LoRA, MergeLoRA
 from regimes.model_transforms.low_rank_init import LowRankInit, effective_rank
 from regimes.model_transforms.mup_init import MuPInit
 from regimes.model_transforms.reinitialise import Reinitialise
@@ -20,7 +21,9 @@ __all__ = [
     "GhostBatchNorms",
     "GrowDepth",
     "GrowWidth",
+    "LoRA",
     "LowRankInit",
+    "MergeLoRA",
     "MuPInit",
     "Reinitialise",
     "RoundToNearest",

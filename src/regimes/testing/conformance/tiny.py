@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from regimes.core.unit_losses import UnitLosses
 from regimes.engine.workload import Workload
 from regimes.losses.forward import OutputLoss
+from regimes.model_transforms.adapters import LoRALinear
 from regimes.model_transforms.experts import MixtureOfExperts
 from regimes.sources.rollouts import Rollouts
 from regimes.sources.tensors import Tensors
@@ -149,6 +150,15 @@ def _experts() -> Tiny:
     return Tiny(nn.Embedding(7, 6), MixtureOfExperts(nn.Linear(6, 8), 6, experts=3, top_k=2), nn.Linear(8, 7))
 
 
+def _adapted() -> Tiny:
+    """A layer with an adapter that has left zero, between two that are trained."""
+    layer = LoRALinear(nn.Linear(8, 8), rank=2)
+    layer.weight.requires_grad_(False)
+    nn.init.normal_(layer.lora_A, std=0.3)
+    nn.init.normal_(layer.lora_B, std=0.3)
+    return Tiny(nn.Linear(6, 8), nn.GELU(), layer, nn.GELU(), nn.Linear(8, 2))
+
+
 def _cross_entropy() -> Any:
     from regimes.losses import CrossEntropy
 
@@ -186,6 +196,7 @@ SPECIAL: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Any], Callable
     "rollouts": (_language, _questions, _shown),
     "transformer": (lambda: TinyTransformer(vocab=7, width=8, context=16), _tokens, _next_token),
     "experts": (_experts, _tokens, _next_token),
+    "adapted": (_adapted, _classes, _cross_entropy),
 }
 
 
