@@ -1,5 +1,6 @@
 """Model transforms: what happens to the model on entering a phase."""
 
+from regimes.model_transforms.double_rounding import DoubleRounding
 from regimes.model_transforms.freeze import Freeze
 from regimes.model_transforms.ghost_batch_norm import GhostBatchNorm, GhostBatchNorms
 from regimes.model_transforms.gptq import GPTQ
@@ -10,12 +11,14 @@ from regimes.model_transforms.low_rank_init import LowRankInit, effective_rank
 from regimes.model_transforms.mup_init import MuPInit
 from regimes.model_transforms.reinitialise import Reinitialise
 from regimes.model_transforms.round_to_nearest import RoundToNearest
+from regimes.model_transforms.rounding import at_width
 from regimes.model_transforms.start_from import StartFrom
 from regimes.model_transforms.unfreeze import Unfreeze
 from regimes.model_transforms.upcycle import Upcycle
 
 __all__ = [
     "GPTQ",
+    "DoubleRounding",
     "Freeze",
     "GhostBatchNorm",
     "GhostBatchNorms",
@@ -30,5 +33,6 @@ __all__ = [
     "StartFrom",
     "Unfreeze",
     "Upcycle",
+    "at_width",
     "effective_rank",
 ]

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from regimes.core.unit_losses import UnitLosses
 from regimes.engine.workload import Workload
 from regimes.losses.forward import OutputLoss
 from regimes.model_transforms.adapters import LoRALinear
 from regimes.model_transforms.experts import MixtureOfExperts
+from regimes.model_transforms.rounding import DoubleRound
 from regimes.sources.rollouts import Rollouts
 from regimes.sources.tensors import Tensors
 from regimes.sources.windows import TextWindows
@@ -159,6 +161,16 @@ def _adapted() -> Tiny:
     return Tiny(nn.Linear(6, 8), nn.GELU(), layer, nn.GELU(), nn.Linear(8, 2))
 
 
+def _rounded() -> Tiny:
+    """Two layers whose weights have 8 and 4 bits."""
+    model = Tiny(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 2))
+    for layer in (model[0], model[2]):
+        rounding = DoubleRound((8, 4), layer.weight, by_width=True)
+        rounding.fit(layer.weight)
+        parametrize.register_parametrization(layer, "weight", rounding)
+    return model
+
+
 def _cross_entropy() -> Any:
     from regimes.losses import CrossEntropy
 
@@ -197,6 +209,7 @@ SPECIAL: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Any], Callable
     "transformer": (lambda: TinyTransformer(vocab=7, width=8, context=16), _tokens, _next_token),
     "experts": (_experts, _tokens, _next_token),
     "adapted": (_adapted, _classes, _cross_entropy),
+    "rounded": (_rounded, _classes, _cross_entropy),
 }
 
 
