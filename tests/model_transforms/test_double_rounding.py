@@ -186,7 +186,7 @@ def test_joint_training_through_a_run_and_resume():
             on_entry=[rg.DoubleRounding("*.weight", bits=(8, 3), by_width=True)],
         ),
     ]
-    regime = rg.Regime(phases=phases, batch_size=6, budget="10 steps")
+    regime = rg.Regime(phases=phases, batch_size=6)
     assert resume_chain(lambda: Run(tiny.workload("classes"), regime, seed=2), steps=10) == []
     run = Run(tiny.workload("classes"), regime, seed=2)
     records = list(run)
@@ -197,7 +197,7 @@ def test_joint_training_through_a_run_and_resume():
         assert torch.equal(named[name.replace("step_size", "step_taps")], torch.zeros(2))
         weight = named[name.replace("0.step_size", "original")]
         assert p.item() != (weight.abs().max() / 127).item()
-    assert {"factor_8", "factor_3"} <= {name.rpartition(".")[2] for name in records[-1].signals}
+    assert all(any(name.endswith(own) for name in records[-1].signals) for own in ("factor_8", "factor_3"))
 
 
 class Tied(nn.Module):
@@ -249,7 +249,7 @@ def by_step(model, bits, x, y):
 
 
 @pytest.mark.exact("ALRS")
-@pytest.mark.parametrize("base", [rg.SGD(lr=0.02), rg.SGD(lr=0.02, momentum=0.9), rg.AdamW(lr=0.005)], ids=repr)
+@pytest.mark.parametrize("base", [rg.SGD(lr=0.005), rg.SGD(lr=0.002, momentum=0.9), rg.AdamW(lr=0.005)], ids=repr)
 def test_a_plain_twin_makes_the_same_steps(base):
     """100 steps: widths apart, steps without taps, the formula written out."""
     model, twin = rounded(by_width=True)[0], rounded()[0]
@@ -297,7 +297,8 @@ def test_small_gradients_leave_the_powers_of_ten_and_large_ones_nothing():
     rule = rg.ALRS(rg.SGD())
     assert rule.factors(torch.zeros(3, 4)) == pytest.approx([1.0, 0.1, 0.01, 0.001], rel=1e-14)
     assert rule.factors(torch.full((3, 4), -7.0)) == [0.0, 0.0, 0.0, 0.0]
-    one = rg.ALRS(rg.SGD(), decay=1.0).factors(torch.tensor([[0.5, 3.0, 0.0, -0.2], [0.1, 0.0, 0.0, 0.4]]).double())
+    gradients = [[0.5, 3.0, 0.0, -0.2], [0.1, 0.0, 0.0, 0.4]]
+    one = rg.ALRS(rg.SGD(), decay=1.0).factors(torch.tensor(gradients, dtype=torch.float64))
     assert one == pytest.approx([1 - 0.3, 1 - 0.5, 1.0, 1 - 0.3], rel=1e-14)
 
 

@@ -100,7 +100,7 @@ def test_adapt_then_merge_through_a_run_and_resume():
         rg.Phase("adapted", budget="4 steps", on_entry=[rg.LoRA("0", rank=2), rg.Unfreeze("4.*")]),
         rg.Phase("merged", budget="4 steps", on_entry=[rg.MergeLoRA(), rg.Unfreeze()]),
     ]
-    regime = rg.Regime(phases=phases, optimizer=rg.AdamW(lr=0.05), batch_size=6, budget="12 steps")
+    regime = rg.Regime(phases=phases, optimizer=rg.AdamW(lr=0.05), batch_size=6)
     run = Run(tiny.workload("classes"), regime, seed=2)
     for _ in range(4):
         run.step()

@@ -184,13 +184,12 @@ def test_a_twin_in_the_form_of_table_8_makes_the_same_steps(name):
         optimizer=rg.groups.mup(ours, model, base=8), batch_size=16, sampler=rg.Sequential(), budget="100 steps"
     )
     run = Run(work, regime)
-    run.model.load_state_dict(model.state_dict())
 
     def said(x):
         hidden = torch.tanh(twin.layers[1](torch.tanh(twin.layers[0](x))))
         return hidden @ twin.layers[2].weight.T / r + twin.layers[2].bias
 
-    farthest = 0.0
+    farthest, first = 0.0, model(x).detach()
     for _ in range(100):
         farthest = max(farthest, (said(x) - run.model(x)).abs().max().item())
         optimizer.zero_grad()
@@ -198,7 +197,7 @@ def test_a_twin_in_the_form_of_table_8_makes_the_same_steps(name):
         optimizer.step()
         run.step()
     assert farthest < 1e-10
-    assert (said(x) - model(x)).abs().max() > 0.1  # it has moved
+    assert (run.model(x) - first).abs().max() > 0.1
 
 
 @pytest.mark.exact("MuPInit")
@@ -318,6 +317,7 @@ def test_outputs_of_wide_networks_agree_to_the_inverse_root_of_the_width():
     for width in widths:
         for seed in range(16):
             model = seeded(MLP, (16, width, width, 4), "tanh", seed=1000 * width + seed).double()
+            nn.init.zeros_(model.layers[2].bias)  # four numbers, drawn alike at every width
             rg.MuPInit(32).fill(model, model, iter(()), Streams(0))
             table = rg.groups.mup_table(model, 32)
             for _ in range(5):
@@ -354,11 +354,11 @@ def test_sharpness_of_least_squares_is_the_top_eigenvalue():
 
 
 @pytest.mark.exact("Sharpness")
-@pytest.mark.parametrize(("share", "falls"), [(0.999, True), (1.001, False)])
+@pytest.mark.parametrize(("share", "falls"), [(0.99, True), (1.01, False)])
 def test_gradient_descent_diverges_above_two_over_the_sharpness_alone(share, falls):
     model, loss, data, top = least_squares()
     lr, losses = share * 2.0 / rg.Sharpness(iterations=6)(model, loss, data)[""], []
-    for _ in range(20_000):
+    for _ in range(2_000):
         value = loss(model, data)
         losses.append(value.item())
         (g,) = torch.autograd.grad(value, list(model.parameters()))

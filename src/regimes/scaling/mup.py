@@ -41,7 +41,7 @@ class Growth(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """"input" (only what is written grows; biases, too), "hidden" (both), "output" (what is read) or "fixed"."""
+        """Which axes grow: "input" (what is written; biases, too), "hidden" (both), "output" (what is read) or "fixed"."""
         names = {(False, True): "input", (True, True): "hidden", (True, False): "output"}
         return names.get((self.fan_in != 1.0, self.fan_out != 1.0), "fixed")
 
@@ -124,16 +124,16 @@ def _of(name: str, p: Tensor, small: Tensor, axes: Axes | None, role: str) -> Gr
     found = f"'{name}' has shape {tuple(p.shape)}, and {tuple(small.shape)} in the base"
     if p.ndim != small.ndim:
         raise DeclarationError(f"{found}; allowed: as many axes", "base")
+    if role == "embedding head":
+        raise DeclarationError(
+            f"'{name}' serves as embedding and as head, which learn at different rates as the width grows; untie them", "base"
+        )
     if axes is None:
         raise DeclarationError(
             f"{found}, and nothing says which axis is read and which is written; allowed to grow: vectors, and weights of "
             "Linear, convolutions, Embedding, norms, recurrent layers and MultiheadAttention that no two share in different "
             "roles",
             "base",
-        )
-    if role == "embedding head":
-        raise DeclarationError(
-            f"'{name}' serves as embedding and as head, which learn at different rates as the width grows; untie them", "base"
         )
     ratios = {"in": 1.0, "out": 1.0, "": 1.0}
     for axis, new, old in zip(axes, p.shape, small.shape, strict=True):
