@@ -95,10 +95,10 @@ class ALRS(Optimizer):
 
     @classmethod
     def example(cls) -> ALRS:
-        """Of the widths that the conformance suite's network has."""
+        """Of the widths that the conformance suite's network has; at higher rates its steps amplify rounding."""
         from regimes.optimizers.tensorwise.sgd import SGD
 
-        return cls(SGD(lr=0.05, momentum=0.9), bits=(8, 4))
+        return cls(SGD(lr=0.005, momentum=0.9), bits=(8, 4))
 
     def validate(self) -> None:
         """Refuse a base rule that makes more of an evaluation than its gradients."""

@@ -153,17 +153,17 @@ def _experts() -> Tiny:
 
 
 def _adapted() -> Tiny:
-    """A layer with an adapter that has left zero, between two that are trained."""
-    layer = LoRALinear(nn.Linear(8, 8), rank=2)
+    """A layer with an adapter that has left zero, before two that are trained."""
+    layer = LoRALinear(nn.Linear(6, 8), rank=2)
     layer.weight.requires_grad_(False)
     nn.init.normal_(layer.lora_A, std=0.3)
     nn.init.normal_(layer.lora_B, std=0.3)
-    return Tiny(nn.Linear(6, 8), nn.GELU(), layer, nn.GELU(), nn.Linear(8, 2))
+    return Tiny(layer, nn.GELU(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 2))
 
 
 def _rounded() -> Tiny:
-    """Two layers whose weights have 8 and 4 bits."""
-    model = Tiny(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 2))
+    """Two layers whose weights have 8 and 4 bits, and one that has not."""
+    model = Tiny(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 2))
     for layer in (model[0], model[2]):
         rounding = DoubleRound((8, 4), layer.weight, by_width=True)
         rounding.fit(layer.weight)
