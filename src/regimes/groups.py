@@ -16,7 +16,7 @@ from regimes.core import fields
 from regimes.core.errors import DeclarationError, show
 from regimes.core.kinds import Optimizer
 from regimes.optimizers.groups import Group, Groups, roles_of
-from regimes.scaling.mup_groups import MuPRow, MuPTable, mup, mup_table
+from regimes.scaling.mup import MuPRow, MuPTable, mup, mup_table
 
 __all__ = [
     "Group",

@@ -107,10 +107,12 @@ def test_adapt_then_merge_through_a_run_and_resume():
     weight = run.model[0].weight.detach().clone()
     for _ in range(3):
         run.step()
-    assert isinstance(run.model[0], LoRALinear) and torch.equal(run.model[0].weight, weight)
+    assert isinstance(run.model[0], LoRALinear)
+    assert torch.equal(run.model[0].weight, weight)
     assert set(run.states["optimizer"]["slots"]) == {"0.lora_A", "0.lora_B", "4.weight", "4.bias"}
     run.step()
-    assert type(run.model[0]) is nn.Linear and not torch.equal(run.model[0].weight, weight)
+    assert type(run.model[0]) is nn.Linear
+    assert not torch.equal(run.model[0].weight, weight)
     assert resume_chain(lambda: Run(tiny.workload("classes"), regime, seed=2), steps=12) == []
 
 
@@ -252,7 +254,10 @@ def test_in_a_group_beside_other_rules():
     ("act", "sentence"),
     [
         (lambda: rg.ALLoRA(rg.MeZO()), "base: got MeZO.*, which makes no gradient"),
-        (lambda: rg.ALLoRA(rg.ScheduleFreeAdamW()), "base: got ScheduleFreeAdamW.*, which evaluates at weights of its own"),
+        (
+            lambda: rg.ALLoRA(rg.ScheduleFreeAdamW()),
+            "base: got ScheduleFreeAdamW.*, which evaluates at weights of its own",
+        ),
         (lambda: rg.ALLoRA(rg.SGD(), eta=0.0), "eta: got 0"),
         (lambda: rg.ALLoRA(rg.SGD()).init({"weight": torch.zeros(2)}), "none of the parameters is an adapter's"),
         (lambda: rg.ALLoRA(rg.SGD()).init({"0.lora_B": torch.zeros(2, 1)}), "'0.lora_B' is here and its lora_A is not"),

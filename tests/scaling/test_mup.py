@@ -12,8 +12,8 @@ from torch import nn
 import regimes as rg
 from regimes.core.randomness import Streams
 from regimes.engine.run import Run
+from regimes.model_transforms.growth import first_values, growth
 from regimes.optimizers.groups import roles_of
-from regimes.scaling.mup import first_values, growth
 from regimes.workloads.models import MLP, ModularMLP, TinyGPT
 
 ROOT = math.sqrt(2.0)
@@ -134,7 +134,7 @@ def test_depth_multiplies_adams_rates_inside_the_branches():
     deep = rg.groups.mup(rg.AdamW(lr=0.1, weight_decay=0.0), model, 8, depth=4.0, blocks="blocks.*")
     assert [(group.match, group.rule.lr) for group in plain.groups] == [(plain.groups[0].match, 0.025), ("*", 0.1)]
     assert [group.rule.lr for group in deep.groups] == [0.025, 0.0125, 0.1]
-    assert [group.match for group in deep.groups][0] == "head.weight"
+    assert deep.groups[0].match == "head.weight"
     sgd = [rg.groups.mup(rg.SGD(lr=0.1), model, 8, **more) for more in ({}, {"depth": 4.0, "blocks": "blocks.*"})]
     assert sgd[0] == sgd[1]
 
@@ -321,9 +321,7 @@ def test_outputs_of_wide_networks_agree_to_the_inverse_root_of_the_width():
             rg.MuPInit(32).fill(model, model, iter(()), Streams(0))
             table = rg.groups.mup_table(model, 32)
             for _ in range(5):
-                gradients = torch.autograd.grad(
-                    nn.functional.cross_entropy(model(x), y), list(model.parameters())
-                )
+                gradients = torch.autograd.grad(nn.functional.cross_entropy(model(x), y), list(model.parameters()))
                 for p, g, row in zip(model.parameters(), gradients, table):
                     p.data.add_(g, alpha=-0.1 * row.sgd)
             found[width, seed] = model(x).detach()
@@ -356,7 +354,7 @@ def test_sharpness_of_least_squares_is_the_top_eigenvalue():
 @pytest.mark.exact("Sharpness")
 @pytest.mark.parametrize(("share", "falls"), [(0.99, True), (1.01, False)])
 def test_gradient_descent_diverges_above_two_over_the_sharpness_alone(share, falls):
-    model, loss, data, top = least_squares()
+    model, loss, data, _ = least_squares()
     lr, losses = share * 2.0 / rg.Sharpness(iterations=6)(model, loss, data)[""], []
     for _ in range(2_000):
         value = loss(model, data)
@@ -394,7 +392,10 @@ NET, NARROW = MLP((5, 16, 16, 3)), MLP((5, 4, 4, 3))
         (lambda: rg.groups.mup(rg.SGD(), nn.Linear(4, 2), 2), "base: got 2, but Linear does not say how it changes"),
         (lambda: rg.groups.mup(rg.SGD(), TinyGPT(width=32, heads=2), 24), "base: width: got 24; allowed are multiples"),
         (lambda: rg.groups.mup(rg.SGD(), NET, MLP((5, 4, 3))), r"base: only one of .* a parameter 'layers.2.bias'"),
-        (lambda: rg.groups.mup(rg.SGD(), ByHand(8), ByHand(4)), r"base: 'mix' has shape \(8, 16\), and \(4, 8\) in the"),
+        (
+            lambda: rg.groups.mup(rg.SGD(), ByHand(8), ByHand(4)),
+            r"base: 'mix' has shape \(8, 16\), and \(4, 8\) in the",
+        ),
         (lambda: rg.groups.mup(rg.SGD(), Tied(8), Tied(4)), "base: 'wte.weight' serves as embedding and as head"),
         (
             lambda: rg.groups.mup(rg.SGD(), nn.Conv2d(1, 4, 5), nn.Conv2d(1, 4, 3)),
@@ -441,4 +442,8 @@ def test_the_models_generator_stays_where_it_was():
 
 def test_a_model_that_starts_every_weight_by_the_width_is_told_by_its_kinds():
     """Quadratic networks have two tables and a head: inputs and an output, nothing hidden."""
-    assert [row.kind for row in rg.groups.mup_table(ModularMLP(7, 16), ModularMLP(7, 4))] == ["input", "input", "output"]
+    assert [row.kind for row in rg.groups.mup_table(ModularMLP(7, 16), ModularMLP(7, 4))] == [
+        "input",
+        "input",
+        "output",
+    ]

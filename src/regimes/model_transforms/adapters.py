@@ -72,7 +72,8 @@ def adaptable(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     for place, pattern in enumerate(patterns):
         if not fnmatch.filter(linear, pattern):
             raise DeclarationError(
-                f"got '{pattern}', which matches no linear layer; {nearest_pattern(pattern, linear)}", f"patterns.{place}"
+                f"got '{pattern}', which matches no linear layer; {nearest_pattern(pattern, linear)}",
+                f"patterns.{place}",
             )
     found = [name for name in linear if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
     for name in found:

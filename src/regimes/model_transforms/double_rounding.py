@@ -93,7 +93,9 @@ class DoubleRounding(ModelTransform):
         if not self.patterns:
             raise DeclarationError("got no pattern; allowed: one or more, for example '*.weight'", "patterns")
         if not self.bits or any(after >= before for before, after in zip(self.bits, self.bits[1:])):
-            raise DeclarationError(f"got {show(list(self.bits))}; allowed: falling widths, for example (8, 4, 2)", "bits")
+            raise DeclarationError(
+                f"got {show(list(self.bits))}; allowed: falling widths, for example (8, 4, 2)", "bits"
+            )
 
     def structure(self, model: nn.Module) -> nn.Module:
         """Put the rounding before each weight's use."""
@@ -122,7 +124,9 @@ class DoubleRounding(ModelTransform):
             if p.ndim < 2:
                 continue
             if isinstance(module, parametrize.ParametrizationList):
-                raise DeclarationError(f"got '{name}', of which another weight is made already; leave it out", "patterns")
+                raise DeclarationError(
+                    f"got '{name}', of which another weight is made already; leave it out", "patterns"
+                )
             if any(p is other for _, _, other in found.values()) or _holders(model, p) > 1:
                 raise DeclarationError(f"got '{name}', which two modules share; leave it out", "patterns")
             found[name] = (module, own, p)

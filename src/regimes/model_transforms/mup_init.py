@@ -12,7 +12,7 @@ from regimes.core.component import fixed
 from regimes.core.kinds import ModelTransform, TransformResult
 from regimes.core.randomness import Streams
 from regimes.core.registry import register
-from regimes.scaling.mup import first_values, growth
+from regimes.model_transforms.growth import first_values, growth
 
 _SCALE = "200 digits, MLP 64-n-n-10, n = 64 to 512, full batch, 300 steps of SGD, nine rates"
 

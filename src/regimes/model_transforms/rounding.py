@@ -137,7 +137,9 @@ def rounders(model: nn.Module) -> list[DoubleRound]:
     """
     found = [module for module in model.modules() if isinstance(module, DoubleRound)]
     if not found:
-        raise DeclarationError("the model has no weights of several bit widths; DoubleRounding makes them on entering a phase")
+        raise DeclarationError(
+            "the model has no weights of several bit widths; DoubleRounding makes them on entering a phase"
+        )
     return found
 
 
