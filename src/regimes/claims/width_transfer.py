@@ -18,14 +18,14 @@ from regimes.probes.sharpness import lanczos, start_vector
 from regimes.scaling.transfer import changes, transfer
 from regimes.workloads import models, tables
 
-_EXAMPLES, _STEPS, _WIDTHS = 200, 300, (64, 128, 256, 512)
+_EXAMPLES, _STEPS, _WIDTHS = 100, 300, (64, 128, 256, 512)
 #: Nine of either rule, each twice the one before.
-_RATES = {"sgd": [2.0**k for k in range(-5, 4)], "adamw": [2.0**k for k in range(-12, -3)]}
+_RATES = {"sgd": [2.0**k for k in range(-5, 4)], "adamw": [2.0**k for k in range(-11, -2)]}
 #: Steps after which sharpness is measured.
 _LOOKS = (100, 150, 200, 250, 300)
 
 
-def spread_of_the_best_rate(seed: int) -> tuple[float, float]:
+def spread_under_sgd(seed: int) -> tuple[float, float]:
     """log2 of the largest over the smallest best rate of four widths: standard parametrization, and muP.
 
     Parameters
@@ -33,11 +33,26 @@ def spread_of_the_best_rate(seed: int) -> tuple[float, float]:
     seed : int
         Of initial weights.
     """
-    standard, mup = ([_best("sgd", kind, width, seed) for width in _WIDTHS] for kind in ("standard", "mup"))
-    return max(standard) - min(standard), max(mup) - min(mup)
+    return _spread("sgd", "standard", seed), _spread("sgd", "mup", seed)
 
 
-def variation_of_sharpness(seed: int) -> tuple[float, float]:
+def spread_under_adamw(seed: int) -> tuple[float, float]:
+    """The same of AdamW.
+
+    Parameters
+    ----------
+    seed : int
+        As there.
+    """
+    return _spread("adamw", "standard", seed), _spread("adamw", "mup", seed)
+
+
+def _spread(rule: str, kind: str, seed: int) -> float:
+    found = [_best(rule, kind, width, seed) for width in _WIDTHS]
+    return max(found) - min(found)
+
+
+def sharpness_at_the_best_rate(seed: int) -> tuple[float, float]:
     """log2 of the coefficient of variation of sharpness over widths: neural tangent parametrization, and muP.
 
     Both train at the rate that is best at the smallest width, where they are the same.
@@ -47,12 +62,24 @@ def variation_of_sharpness(seed: int) -> tuple[float, float]:
     seed : int
         As there.
     """
-    lr = 2.0 ** _best("sgd", "standard", _WIDTHS[0], seed)
-    found = []
-    for kind in ("ntk", "mup"):
-        sharpness = [_sharpness(kind, width, lr, seed) for width in _WIDTHS]
-        found.append(math.log2(statistics.pstdev(sharpness) / statistics.mean(sharpness)))
-    return found[0], found[1]
+    return _variation("ntk", 1.0, seed), _variation("mup", 1.0, seed)
+
+
+def sharpness_at_half_of_it(seed: int) -> tuple[float, float]:
+    """The same at half of that rate: the best is the largest with which training does not fail.
+
+    Parameters
+    ----------
+    seed : int
+        As there.
+    """
+    return _variation("ntk", 0.5, seed), _variation("mup", 0.5, seed)
+
+
+def _variation(kind: str, share: float, seed: int) -> float:
+    lr = share * 2.0 ** _best("sgd", "standard", _WIDTHS[0], seed)
+    found = [_sharpness(kind, width, lr, seed) for width in _WIDTHS]
+    return math.log2(statistics.pstdev(found) / statistics.mean(found))
 
 
 def law_of_sgd(seed: int) -> tuple[float, float]:

@@ -34,7 +34,7 @@ LAWS: dict[str, dict[str, Law]] = {
             -1.0,
             -1.0,
             -0.5,
-            "muP's rule for hidden matrices, arXiv:2203.03466, which rg.groups.mup gives to them alone",
+            "muP's rule for hidden matrices, arXiv:2203.03466; groups.mup gives it to them alone",
         ),
         "sgd": Law(
             -1.0, -1.0, 0.0, "the largest stable rate of standard layers, arXiv:2203.03466; that of groups.mup stays"
