@@ -127,7 +127,7 @@ def _best(rule: str, kind: str, width: int, seed: int) -> float:
     return math.log2(min(losses, key=lambda lr: losses[lr]))
 
 
-def _regime(rule: str, kind: str, width: int, lr: float) -> rg.Regime:
+def _regime(rule: str, kind: Any, width: int, lr: float) -> rg.Regime:
     optimizer: Any = rg.SGD(lr=lr) if rule == "sgd" else rg.AdamW(lr=lr, weight_decay=0.0)
     on_entry = [rg.MuPInit(base=_WIDTHS[0])] if kind == "mup" else []
     if kind in ("mup", "ntk"):
@@ -137,10 +137,10 @@ def _regime(rule: str, kind: str, width: int, lr: float) -> rg.Regime:
     )
 
 
-def _sharpness(kind: str, width: int, lr: float, seed: int) -> float:
+def _sharpness(kind: Any, width: int, lr: float, seed: int) -> float:
     """Mean largest eigenvalue of D^(1/2) H D^(1/2), with D the factors of the rates."""
     run, found = rg.Run(_work(width), _regime("sgd", kind, width, lr), seed, count_flops=False), []
-    rows = rg.groups.mup_table(_model(width), _WIDTHS[0], kind)  # type: ignore[arg-type]
+    rows = rg.groups.mup_table(_model(width), _WIDTHS[0], kind)
     factors = torch.cat([torch.full((math.prod(row.shape),), row.sgd**0.5) for row in rows])
     for number, _ in enumerate(run, start=1):
         if number in _LOOKS:

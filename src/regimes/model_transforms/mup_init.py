@@ -78,8 +78,8 @@ class MuPInit(ModelTransform):
         ),
         claims=(
             Claim(
-                "From width 64 to 512 the best of nine rates of SGD moves over a range that is at least a factor of two smaller under "
-                "muP than under the standard parametrization.",
+                "From width 64 to 512 the best of nine rates of SGD moves over a range that is at least a factor of two smaller "
+                "under muP than under the standard parametrization.",
                 {"seeds": 5, "margin": 1.0, "scale": _SCALE + ", log2"},
                 paper_scale="ResNets, vision transformers, language models on WikiText",
                 measure="regimes.claims.width_transfer:spread_under_sgd",
@@ -91,8 +91,8 @@ class MuPInit(ModelTransform):
                 measure="regimes.claims.width_transfer:spread_under_adamw",
             ),
             Claim(
-                "At the rate that is best at width 64, between steps 100 and 300, the coefficient of variation of sharpness over these widths is at most "
-                "half that of the neural tangent parametrization (each in the metric of its rates).",
+                "At the rate that is best at width 64, between steps 100 and 300, the coefficient of variation of sharpness "
+                "over these widths is at most half that of the neural tangent parametrization (each in the metric of its rates).",
                 {"seeds": 5, "margin": 1.0, "scale": _SCALE + ", log2"},
                 paper_scale="ResNets, vision transformers, language models on WikiText",
                 measure="regimes.claims.width_transfer:sharpness_at_the_best_rate",

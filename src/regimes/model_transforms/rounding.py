@@ -102,7 +102,7 @@ class DoubleRound(nn.Module):
 
     def forward(self, w: Tensor) -> Tensor:
         """Return the weight at the chosen width."""
-        step = self.step_size
+        step: Tensor = self.step_size
         if hasattr(self, "step_taps"):
             step = step + self.step_taps[self.bits.index(self.width)]
         largest = max(2 ** (self.width - 1) - 1, 1)

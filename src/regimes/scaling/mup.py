@@ -298,6 +298,6 @@ def mup_table(model: nn.Module, base: nn.Module | int, parametrization: Parametr
     found = MuPTable()
     for name, p in model.named_parameters():
         one = grown[name]
-        rates = (one.rate(family, parametrization) for family in ("sgd", "adam"))
-        found.append(MuPRow(name, tuple(p.shape), tuple(old[name].shape), one.kind, *rates, first[name]))
+        sgd, adam = (one.rate(family, parametrization) for family in ("sgd", "adam"))
+        found.append(MuPRow(name, tuple(p.shape), tuple(old[name].shape), one.kind, sgd, adam, first[name]))
     return found

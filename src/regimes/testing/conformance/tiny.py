@@ -165,8 +165,9 @@ def _rounded() -> Tiny:
     """Two layers whose weights have 8 and 4 bits, and one that has not."""
     model = Tiny(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 2))
     for layer in (model[0], model[2]):
-        rounding = DoubleRound((8, 4), layer.weight, by_width=True)
-        rounding.fit(layer.weight)
+        weight: Any = layer.weight
+        rounding = DoubleRound((8, 4), weight, by_width=True)
+        rounding.fit(weight)
         parametrize.register_parametrization(layer, "weight", rounding)
     return model
 
