@@ -47,7 +47,20 @@ def test_at_the_start_the_function_is_what_it_was_and_only_adapters_are_trained(
     for place, fan_in in (("0", 6), ("2", 8)):
         a = dict(model.named_parameters())[f"{place}.lora_A"]
         assert 0.5 * fan_in**-0.5 < a.abs().max() <= fan_in**-0.5
-    assert not torch.equal(model[0].lora_A[:, :2], model[2].lora_A[:, :2])
+
+
+@pytest.mark.exact("LoRA")
+def test_each_layer_draws_from_its_own_address():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    alone = copy.deepcopy(model)
+    drawn = []
+    for one, patterns in ((model, ("*",)), (alone, ("1",))):
+        before = copy.deepcopy(one)
+        rg.LoRA(patterns, rank=2).structure(one)
+        rg.LoRA(patterns, rank=2).fill(one, before, iter(()), Streams(3))
+        drawn.append(one[1].lora_A)
+    assert torch.equal(*drawn)
+    assert not torch.equal(model[0].lora_A, model[1].lora_A)
 
 
 @pytest.mark.exact("LoRA")
