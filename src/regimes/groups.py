@@ -16,8 +16,22 @@ from regimes.core import fields
 from regimes.core.errors import DeclarationError, show
 from regimes.core.kinds import Optimizer
 from regimes.optimizers.groups import Group, Groups, roles_of
+from regimes.scaling.mup import MuPRow, MuPTable, mup, mup_table
 
-__all__ = ["Group", "GroupRow", "Groups", "GroupsTable", "groups_table", "layerwise", "muon", "no_decay"]
+__all__ = [
+    "Group",
+    "GroupRow",
+    "Groups",
+    "GroupsTable",
+    "MuPRow",
+    "MuPTable",
+    "groups_table",
+    "layerwise",
+    "muon",
+    "mup",
+    "mup_table",
+    "no_decay",
+]
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 

@@ -7,6 +7,7 @@ from regimes.losses.from_criterion import FromCriterion
 from regimes.losses.from_function import FromFunction
 from regimes.losses.hinge import Hinge
 from regimes.losses.hybrid_post_training import HybridPostTraining
+from regimes.losses.joint_widths import JointWidths
 from regimes.losses.load_balance import LoadBalance
 from regimes.losses.mse import MSE
 from regimes.losses.next_token import NextToken
@@ -22,6 +23,7 @@ __all__ = [
     "FromFunction",
     "Hinge",
     "HybridPostTraining",
+    "JointWidths",
     "LoadBalance",
     "MSE",
     "NextToken",

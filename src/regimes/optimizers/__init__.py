@@ -25,6 +25,8 @@ from regimes.optimizers.tensorwise.sgd import SGD
 from regimes.optimizers.tensorwise.sgd_sai import SGDSaI
 from regimes.optimizers.tensorwise.spam import SPAM
 from regimes.optimizers.tensorwise.stable_spam import StableSPAM
+from regimes.optimizers.wrappers.allora import ALLoRA
+from regimes.optimizers.wrappers.alrs import ALRS
 from regimes.optimizers.wrappers.lanton import LANTON
 from regimes.optimizers.wrappers.normalize_and_project import NormalizeAndProject
 from regimes.optimizers.wrappers.sam import SAM
@@ -36,6 +38,8 @@ from regimes.optimizers.zeroth_order.zo2 import ZO2
 from regimes.optimizers.zeroth_order.zo_grasp import zo_grasp_layer_ratios
 
 __all__ = [
+    "ALLoRA",
+    "ALRS",
     "LAMB",
     "LANTON",
     "LARS",

@@ -86,7 +86,7 @@ class Group(Component):
 class Groups(Optimizer):
     """An ordered list of groups; the first that matches owns a parameter.
 
-    Presets are in `regimes.groups`: ``no_decay``, ``muon``, ``layerwise``, and the printed table.
+    Presets are in `regimes.groups`: ``no_decay``, ``muon``, ``layerwise``, ``mup``, and the printed table.
 
     Parameters
     ----------

@@ -30,8 +30,15 @@ class Law(NamedTuple):
 #: By what grows and by the family of the rule: "sgd", or "adaptive" where a step's length does not follow the gradient's.
 LAWS: dict[str, dict[str, Law]] = {
     "width": {
-        "adaptive": Law(-1.0, -1.0, -0.5, "muP's rule for hidden matrices, arXiv:2203.03466"),
-        "sgd": Law(-1.0, -1.0, 0.0, "the largest stable rate of standard layers, arXiv:2203.03466"),
+        "adaptive": Law(
+            -1.0,
+            -1.0,
+            -0.5,
+            "muP's rule for hidden matrices, arXiv:2203.03466; groups.mup gives it to them alone",
+        ),
+        "sgd": Law(
+            -1.0, -1.0, 0.0, "the largest stable rate of standard layers, arXiv:2203.03466; that of groups.mup stays"
+        ),
     },
     "depth": {
         "adaptive": Law(-0.5, -1.0, 0.0, "residual branches add up as a random walk, arXiv:2310.02244"),
@@ -138,8 +145,9 @@ def transfer(
     >>> found = transfer(0.01, 0.005, 0.02, changes("width=256->1024"), "adaptive")
     >>> found.rate, found.low, found.high
     (0.0025, 0.00125, 0.01)
-    >>> found.reasons
-    ("width 256 -> 1024: rate times 0.25 (muP's rule for hidden matrices, arXiv:2203.03466; exponent -1, from -1 to -0.5)",)
+    >>> found.reasons[0].split("; ")  # doctest: +NORMALIZE_WHITESPACE
+    ["width 256 -> 1024: rate times 0.25 (muP's rule for hidden matrices, arXiv:2203.03466",
+     'groups.mup gives it to them alone', 'exponent -1, from -1 to -0.5)']
     """
     reasons = []
     for what, old, new in wanted:

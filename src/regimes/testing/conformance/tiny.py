@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from regimes.core.unit_losses import UnitLosses
 from regimes.engine.workload import Workload
 from regimes.losses.forward import OutputLoss
+from regimes.model_transforms.adapters import LoRALinear
 from regimes.model_transforms.experts import MixtureOfExperts
+from regimes.model_transforms.rounding import DoubleRound
 from regimes.sources.rollouts import Rollouts
 from regimes.sources.tensors import Tensors
 from regimes.sources.windows import TextWindows
@@ -149,6 +152,26 @@ def _experts() -> Tiny:
     return Tiny(nn.Embedding(7, 6), MixtureOfExperts(nn.Linear(6, 8), 6, experts=3, top_k=2), nn.Linear(8, 7))
 
 
+def _adapted() -> Tiny:
+    """A layer with an adapter that has left zero, before two that are trained."""
+    layer = LoRALinear(nn.Linear(6, 8), rank=2)
+    layer.weight.requires_grad_(False)
+    nn.init.normal_(layer.lora_A, std=0.3)
+    nn.init.normal_(layer.lora_B, std=0.3)
+    return Tiny(layer, nn.GELU(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 2))
+
+
+def _rounded() -> Tiny:
+    """Two layers whose weights have 8 and 4 bits, and one that has not."""
+    model = Tiny(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 2))
+    for layer in (model[0], model[2]):
+        weight: Any = layer.weight
+        rounding = DoubleRound((8, 4), weight, by_width=True)
+        rounding.fit(weight)
+        parametrize.register_parametrization(layer, "weight", rounding)
+    return model
+
+
 def _cross_entropy() -> Any:
     from regimes.losses import CrossEntropy
 
@@ -186,6 +209,8 @@ SPECIAL: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Any], Callable
     "rollouts": (_language, _questions, _shown),
     "transformer": (lambda: TinyTransformer(vocab=7, width=8, context=16), _tokens, _next_token),
     "experts": (_experts, _tokens, _next_token),
+    "adapted": (_adapted, _classes, _cross_entropy),
+    "rounded": (_rounded, _classes, _cross_entropy),
 }
 
 
