@@ -26,7 +26,9 @@ from regimes.optimizers.tensorwise.sgd_sai import SGDSaI
 from regimes.optimizers.tensorwise.spam import SPAM
 from regimes.optimizers.tensorwise.stable_spam import StableSPAM
 from regimes.optimizers.wrappers.lanton import LANTON
+from regimes.optimizers.wrappers.momentum_reset import MomentumReset
 from regimes.optimizers.wrappers.normalize_and_project import NormalizeAndProject
+from regimes.optimizers.wrappers.rewind import Rewind
 from regimes.optimizers.wrappers.sam import SAM
 from regimes.optimizers.zeroth_order.black_box import BlackBox
 from regimes.optimizers.zeroth_order.estimators import CoordinateDifferences, RandomDirections
@@ -56,12 +58,14 @@ __all__ = [
     "Groups",
     "Lion",
     "MeZO",
+    "MomentumReset",
     "Muon",
     "NormalizeAndProject",
     "NorMuon",
     "PytorchOptimizer",
     "RandomDirections",
     "RecursiveRidge",
+    "Rewind",
     "SGDSaI",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",

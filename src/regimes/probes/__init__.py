@@ -10,6 +10,7 @@ from regimes.probes.gradient_norm import GradientNorm
 from regimes.probes.gradient_snr import GradientSNR
 from regimes.probes.layer_norms import LayerNorms
 from regimes.probes.laziness import Laziness
+from regimes.probes.loss_spikes import LossSpikes
 from regimes.probes.order_memorization import OrderMemorization, order_memorization_test
 from regimes.probes.rank_me import RankMe
 from regimes.probes.reusable_holdout import ReusableHoldout
@@ -32,6 +33,7 @@ __all__ = [
     "GradientSNR",
     "LayerNorms",
     "Laziness",
+    "LossSpikes",
     "OrderMemorization",
     "RankMe",
     "ReusableHoldout",
