@@ -88,4 +88,4 @@ def length(gradients: Sequence[Tensor]) -> float:
     >>> length([torch.tensor([3.0]), torch.tensor([[4.0]])])
     5.0
     """
-    return math.hypot(*(float(norm) for norm in torch.stack([n.cpu().double() for n in torch._foreach_norm(gradients)])))
+    return math.hypot(*torch.stack([norm.cpu().double() for norm in torch._foreach_norm(gradients)]).tolist())
