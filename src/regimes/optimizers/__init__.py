@@ -16,6 +16,7 @@ from regimes.optimizers.second_order.mfac import MFAC
 from regimes.optimizers.second_order.sophia import Sophia
 from regimes.optimizers.tensorwise.ada_grad_norm import AdaGradNorm
 from regimes.optimizers.tensorwise.adamw import AdamW
+from regimes.optimizers.tensorwise.dog import DoG
 from regimes.optimizers.tensorwise.lamb import LAMB
 from regimes.optimizers.tensorwise.lars import LARS
 from regimes.optimizers.tensorwise.lion import Lion
@@ -52,6 +53,7 @@ __all__ = [
     "BlackBox",
     "CoordinateDifferences",
     "Conda",
+    "DoG",
     "FedAvg",
     "GradientRegularizedNewton",
     "Group",
