@@ -17,13 +17,14 @@ from regimes.core.registry import register
 
 @register
 class PolynomialDecay(Averager):
-    r"""Average of all weights so far, the later the more they count: over about the last share 1 / (gamma + 2) of them.
+    r"""Average of all weights so far, the later the more they count.
 
     .. math::
         \bar\theta_1 = \theta_1, \qquad
         \bar\theta_t = \left(1 - \frac{\gamma + 1}{\gamma + t}\right) \bar\theta_{t-1} + \frac{\gamma + 1}{\gamma + t} \theta_t
 
-    so that theta_i counts in proportion to (i + 1)(i + 2) ... (i + gamma - 1) i for whole gamma; 0 is the plain mean.
+    so that theta_i counts in proportion to i (i + 1) ... (i + gamma - 1) for whole gamma, and the mean age is a share
+    1 / (gamma + 2) of the run; 0 gives the plain mean.
 
     Parameters
     ----------

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import regimes as rg
+from regimes.core.notation import parse
 from regimes.study.tasks import TUNING_SEED
 
 #: Points that calibration tries.
@@ -32,6 +33,7 @@ _PUBLISHED: Mapping[str, dict[str, Any]] = {
     "prodigy": {"optimizer": "PytorchOptimizer('prodigy', lr=Cosine(1.0))"},
 }
 _NADAMW = "Torch('NAdam', lr=Cosine(0.003, warmup='5%'), weight_decay=0.01, decoupled_weight_decay=True)"
+_PRODIGY = "PytorchOptimizer('prodigy', lr=Cosine(1.0), d_coef=1.0, weight_decay=0.01)"
 _NADAMW_SPACE = {"optimizer.lr.peak": (1e-4, 1e-1), "optimizer.weight_decay": (1e-4, 1.0)}
 _PRODIGY_SPACE = {"optimizer.d_coef": (0.1, 10.0), "optimizer.weight_decay": (1e-4, 1.0)}
 
@@ -64,7 +66,7 @@ def calibrated_over_published(seed: int) -> tuple[float, float]:
 def _scores(seed: int) -> dict[str, float]:
     found = {name: _regimes(**fields) for name, fields in _PUBLISHED.items()}
     found["calibrated nadamw"] = _calibrated(_NADAMW, tuple(_NADAMW_SPACE.items()))
-    found["calibrated prodigy"] = _calibrated(_PUBLISHED["prodigy"]["optimizer"], tuple(_PRODIGY_SPACE.items()))
+    found["calibrated prodigy"] = _calibrated(_PRODIGY, tuple(_PRODIGY_SPACE.items()))
     return rg.profile_score(
         {name: {work: _steps(work, regime, seed) for work, regime in own.items()} for name, own in found.items()}
     )
@@ -80,7 +82,7 @@ def _curve(name: str, regime: rg.Regime, seed: int) -> list[tuple[int, float]]:
     """Validation losses, each with how many steps there were before it; of what diverges those before."""
     found = []
     try:
-        for record in rg.Run(_works()[name], regime, seed, validate=rg.core.duration.Duration.parse(_EVERY)):
+        for record in rg.stream(_works()[name], regime, seed, validate=_EVERY):
             loss = record.signals.get("val/loss")
             if loss is not None and math.isfinite(loss):
                 found.append((record.at.step + 1, loss))
@@ -105,19 +107,15 @@ def _calibrated(rule: str, space: tuple[tuple[str, tuple[float, float]], ...]) -
     """The regimes of one frozen set of settings, chosen over all workloads together."""
     declared, tune = _regimes(rule), {path: rg.between(low, high) for path, (low, high) in space}
     with tempfile.TemporaryDirectory() as folder:
-        found = rg.calibrate(
-            _works(), declared, tune, _POINTS, _targets(), out=folder, validate=_EVERY, progress=False
-        )  # fmt: skip
+        found = rg.calibrate(_works(), declared, tune, _POINTS, _targets(), out=folder, validate=_EVERY, progress=False)
     return {name: found.regime(regime) for name, regime in declared.items()}
 
 
 def _regimes(optimizer: str, **fields: str) -> dict[str, rg.Regime]:
-    given = {"optimizer": optimizer, **fields}
+    given: dict[str, Any] = {key: parse(text) for key, text in {"optimizer": optimizer, **fields}.items()}
     return {
-        name: rg.Regime(**{key: rg.core.notation.parse(text) for key, text in given.items()}, batch_size=size,
-                        budget=f"{steps} steps")
-        for name, (size, steps) in _LENGTHS.items()
-    }  # fmt: skip
+        name: rg.Regime(**given, batch_size=size, budget=f"{steps} steps") for name, (size, steps) in _LENGTHS.items()
+    }
 
 
 @functools.cache
