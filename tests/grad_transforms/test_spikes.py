@@ -69,7 +69,8 @@ def test_the_level_is_the_median_and_its_scaled_median_distance():
     for value in np.random.default_rng(0).normal(3.0, 2.0, 100).tolist():
         last = seen[-20:]
         if len(last) < 5:
-            assert detector.level(state) is None and detector.height(state, 1e9) == 0.0
+            assert detector.level(state) is None
+            assert detector.height(state, 1e9) == 0.0
         else:
             m = statistics.median(last)
             sigma = max(1.4826 * statistics.median([abs(x - m) for x in last]), 0.01 * abs(m))
@@ -84,7 +85,7 @@ def test_the_running_mean_and_deviation_are_zclips():
     """Against the algorithm as its authors' code has it, written plainly."""
     draw = np.random.default_rng(1)
     norms = [float(x) * (50.0 if t % 17 == 16 else 1.0) for t, x in enumerate(draw.lognormal(0.0, 0.3, 200))]
-    detector, state, first, mean, var, spikes = rg.ZScore(2.0, 0.9, warmup=10), rg.ZScore().init(), [], None, None, 0
+    detector, state, first, mean, var, spikes = rg.ZScore(2.0, decay=0.9, warmup=10), rg.ZScore().init(), [], None, None, 0
     for norm in norms:
         if mean is None:
             assert detector.level(state) is None
@@ -132,9 +133,9 @@ def test_of_a_hundred_thousand_normal_values_none_is_a_spike():
 
 
 @pytest.mark.exact("ZScore")
-def test_of_normal_values_one_in_ninety_is_above_zclips_threshold():
+def test_of_normal_values_one_in_a_hundred_is_above_zclips_threshold():
     values = np.random.default_rng(7).normal(4.0, 1.0, 100_000).tolist()
-    assert 1000 <= len(told(rg.ZScore(), values)) <= 1250
+    assert 900 <= len(told(rg.ZScore(), values)) <= 1050
 
 
 @pytest.mark.exact("ModifiedZScore", "ZScore")
@@ -151,7 +152,7 @@ def test_spikes_one_after_another_do_not_hide_each_other(detector):
 @pytest.mark.exact("ModifiedZScore")
 def test_a_level_that_changes_for_good_is_the_level_after_half_a_window():
     values = [1.0, 1.02, 0.98, 1.01, 0.99] * 20 + [5.0] * 200
-    assert told(rg.ModifiedZScore(window=40), values) == list(range(100, 121))
+    assert told(rg.ModifiedZScore(window=40), values) == list(range(100, 120))
 
 
 @pytest.mark.parametrize("detector", [rg.ModifiedZScore(), rg.ZScore()])
@@ -178,7 +179,7 @@ def test_a_spike_is_brought_to_the_reciprocal_of_its_height():
     shapes = {"a": (4, 3), "b": (5,), "c": ()}
     parameters = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
     context = TransformContext(tuple(parameters), tuple(parameters.values()), None, 1.0)
-    clip = rg.ClipSpikes(rg.ZScore(2.0, 0.9, warmup=8))
+    clip = rg.ClipSpikes(rg.ZScore(2.0, decay=0.9, warmup=8))
     state, first, mean, var, clipped = clip.init(parameters), [], None, None, 0
     for t in range(100):
         scale = 300.0 if t % 13 == 12 else 1.0

@@ -18,6 +18,7 @@ SHAPES = [(4, 3), (5,), ()]
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_a_plain_twin_makes_the_same_steps(hand, decay):
     parameters, gradients = hand.given(SHAPES, 100)
+    gradients = [tuple(g + 1.0 for g in given) for given in gradients]  # with a direction, so that it gets far
     weights = torch.cat([p.detach().view(-1) for p in parameters.values()])
     start, distance, total = weights.clone(), 1e-3 * (1 + weights.norm()), 1e-2
     for given in gradients:

@@ -104,9 +104,15 @@ def test_the_update_after_a_spike_begins_with_momentum_of_zero(hand):
 def test_before_the_first_reset_it_is_the_base_rule_to_the_bit(hand, base):
     parameters, gradients = hand.given([(4, 3), (3, 5)], 10)
     other = like(parameters)
-    state, alone = hand.drive(rg.MomentumReset(base, every=11), parameters, gradients), hand.drive(base, other, gradients)
+    state, alone = (
+        hand.drive(rg.MomentumReset(base, every=11), parameters, gradients),
+        hand.drive(base, other, gradients),
+    )
     assert all(torch.equal(p, other[name]) for name, p in parameters.items())
-    shown, expected = rg.MomentumReset(base).evaluation_weights(state, parameters), base.evaluation_weights(alone, other)
+    shown, expected = (
+        rg.MomentumReset(base).evaluation_weights(state, parameters),
+        base.evaluation_weights(alone, other),
+    )
     assert all(torch.equal(w, expected[name]) for name, w in shown.items())
 
 
@@ -155,9 +161,15 @@ def test_in_a_run_it_resumes_in_the_same_bits(hand, wrapped):
 @pytest.mark.parametrize(
     ("act", "sentence"),
     [
-        (lambda: rg.MomentumReset(rg.SGD(), every=None), "every: got None, and no detector: nothing would ever be reset"),
+        (
+            lambda: rg.MomentumReset(rg.SGD(), every=None),
+            "every: got None, and no detector: nothing would ever be reset",
+        ),
         (lambda: rg.MomentumReset(rg.SAM(rg.SGD())), r"base: SAM evaluates.*write SAM\(MomentumReset\(...\)\)"),
-        (lambda: rg.MomentumReset(rg.AdaGradNorm()), "base: got AdaGradNorm.*allowed: a rule that updates every tensor"),
+        (
+            lambda: rg.MomentumReset(rg.AdaGradNorm()),
+            "base: got AdaGradNorm.*allowed: a rule that updates every tensor",
+        ),
         (lambda: rg.MomentumReset(rg.SGD()).init({"w": torch.zeros(2)}), "slots: got .*keeps nothing; allowed"),
         (
             lambda: rg.MomentumReset(rg.AdamW(), slots="momentum").init({"w": torch.zeros(2)}),

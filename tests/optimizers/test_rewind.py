@@ -122,7 +122,7 @@ def test_around_any_rule_it_ends_as_the_run_that_never_saw_the_batches(rule):
 @pytest.mark.parametrize("model", [plain, normed])
 def test_it_resumes_in_the_same_bits_at_every_step(model):
     def make():
-        rule = rg.Rewind(rg.AdamW(lr=1e-3), rg.ModifiedZScore(window=10, warmup=5), back=3)
+        rule = rg.Rewind(rg.AdamW(lr=1e-3), rg.ModifiedZScore(30.0, window=10, warmup=5), back=3)
         return run_of(rule, model, steps=30, spikes=[12, 22])
 
     assert [r.at.step for r in make() if "rewound" in r.signals] == [12, 22]

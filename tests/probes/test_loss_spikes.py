@@ -47,7 +47,11 @@ def test_planted_spikes_are_counted_at_their_steps():
 
 @pytest.mark.exact("LossSpikes")
 def test_a_seldom_one_has_heard_every_step():
-    (last,) = [r for r in rg.stream(workload(), REGIME, probes=[rg.LossSpikes(every="100%")]) if "loss_spikes/count" in r.signals]
+    (last,) = [
+        r
+        for r in rg.stream(workload(), REGIME, probes=[rg.LossSpikes(every="100%")])
+        if "loss_spikes/count" in r.signals
+    ]
     assert last.signals["loss_spikes/count"] == 2.0
 
 
@@ -88,7 +92,8 @@ def test_what_a_probe_remembers_is_apart_from_the_run():
 
     (bare, nothing, _), (observed, remembered, _) = trained([]), trained([PROBE])
     assert trees.differences(bare, observed) == []
-    assert nothing == {} and list(remembered) == [repr(PROBE)]
+    assert nothing == {}
+    assert list(remembered) == [repr(PROBE)]
     assert remembered[repr(PROBE)]["count"] == 2
 
 

@@ -94,12 +94,16 @@ def test_all_layers_together_and_a_constant_rate_in_a_folder(tmp_path):
     assert schedule(0.0, steps=STEPS) == 0.01
     assert schedule(5 / STEPS, steps=STEPS) == pytest.approx(0.01 * (1 + measured[10]) / 2, rel=1e-12)
     assert schedule(20 / STEPS, steps=STEPS) == pytest.approx(0.01 * measured[20], rel=1e-12)
-    assert schedule(39 / STEPS, steps=STEPS) == pytest.approx(0.01 * (0.1 * measured[30] + 0.9 * measured[40]), rel=1e-12)
+    assert schedule(39 / STEPS, steps=STEPS) == pytest.approx(
+        0.01 * (0.1 * measured[30] + 0.9 * measured[40]), rel=1e-12
+    )
 
 
 def test_runs_without_what_is_asked_for_are_refused():
     free = rg.run(work(), regime(FREE.optimizer, 4), probes=[PROBE], progress=False)
-    with pytest.raises(rg.DeclarationError, match="weight: the run has no 'effective_learning_rate/1.weight'.*did you mean"):
+    with pytest.raises(
+        rg.DeclarationError, match="weight: the run has no 'effective_learning_rate/1.weight'.*did you mean"
+    ):
         rg.effective_schedule(free, "1.weight")
     with pytest.raises(rg.DeclarationError, match="rate: got 'optimizer', where SGD"):
         rg.effective_schedule(free, rate="optimizer")

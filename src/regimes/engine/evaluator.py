@@ -432,7 +432,12 @@ class Evaluator:
                 return self.rng(f"transform {place} {name}")
 
             ctx = TransformContext(
-                tuple(run.parameters), tuple(run.parameters.values()), generator, self.mass, loss, run.frame.skipped_in_a_row
+                tuple(run.parameters),
+                tuple(run.parameters.values()),
+                generator,
+                self.mass,
+                loss,
+                run.frame.skipped_in_a_row,
             )
             gradients = transform.apply(run.states[f"grad_transforms.{place}"], gradients, ctx)
         return gradients

@@ -211,7 +211,8 @@ class Run:
         if frame.skipped_in_a_row >= self.give_up and frame.trial is None:  # a trial ends, and nothing else
             raise RunFailed(
                 f"{frame.skipped_in_a_row} steps in a row were not finite or skipped by a guard, the last at step "
-                f"{frame.step - 1} of phase '{self.phase.name}'; lower the learning rate or look at the examples named in the records"
+                f"{frame.step - 1} of phase '{self.phase.name}'; lower the learning rate or look at the "
+                "examples named in the records"
             )
         frame.spent = self.work.spent - self.work.before_phase
         if length.unit == "flops" and frame.spent == 0.0 and not frame.skipped_in_a_row:

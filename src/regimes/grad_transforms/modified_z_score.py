@@ -56,8 +56,8 @@ class ModifiedZScore(Detector):
     --------
     >>> detector = ModifiedZScore(window=5, warmup=5); state = detector.init()
     >>> for loss in (2.0, 2.2, 1.8, 2.1, 1.9): state = detector.learn(state, loss)
-    >>> detector.level(state), round(detector.height(state, 4.0), 2), detector.spikes(state, 2.8)
-    (Level(center=2.0, scale=0.14826), 13.49, False)
+    >>> [round(x, 5) for x in detector.level(state)], round(detector.height(state, 4.0), 2), detector.spikes(state, 2.8)
+    ([2.0, 0.14826], 13.49, False)
     """
 
     threshold: Knob = knob(6.0, above=0)

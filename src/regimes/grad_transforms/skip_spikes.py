@@ -49,7 +49,7 @@ class SkipSpikes(GradTransform):
     ...     state = guard.observe(state, {}, None)
     Traceback (most recent call last):
     ...
-    regimes.core.errors.StepSkipped: spike: gradient_norm 1000 is 6738.3 times 0.148 above 1
+    regimes.core.errors.StepSkipped: spike: gradient_norm 1000 is 6738.1 times 0.148 above 1
     """
 
     detector: Detector = fixed(ModifiedZScore())

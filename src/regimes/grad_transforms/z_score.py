@@ -28,7 +28,7 @@ class ZScore(Detector):
     Parameters
     ----------
     threshold : knob
-        k. Default 2.5 (paper): of normal values about one in 90 is then taken for a spike, which clipping can bear.
+        k. Default 2.5 (paper): of normal values about one in a hundred is then taken for a spike, which clipping can bear.
     decay : knob
         alpha. Default 0.97 (paper).
     warmup : int

@@ -83,7 +83,7 @@ def effective_schedule(
     >>> import torch, regimes as rg
     >>> x = torch.linspace(-1, 1, 64).view(-1, 2); y = (x[:, 0] > 0).long()
     >>> def net():
-    ...     return torch.nn.Sequential(torch.nn.Linear(2, 3, bias=False), torch.nn.LayerNorm(3, elementwise_affine=False))
+    ...     return torch.nn.Sequential(torch.nn.Linear(2, 3, bias=False), torch.nn.LayerNorm(3, 0.0, False))
     >>> work = rg.Workload(model=net, train=(x, y), val=(x, y), loss=torch.nn.CrossEntropyLoss())
     >>> regime = rg.Regime(optimizer=rg.SGD(lr=0.5), batch_size=16, budget="4 steps")
     >>> free = rg.run(work, regime, probes=[rg.EffectiveLearningRate(power=2, every="1 steps")])

@@ -60,14 +60,22 @@ class Profile:
             Claim(
                 "NAdamW with one set of settings calibrated over six workloads scores no lower, within 0.05, than the better of "
                 "DoG and Prodigy as published.",
-                {"seeds": 5, "margin": 0.05, "scale": "six workloads of up to 0.03 M parameters, 60 to 150 steps, 8 settings"},
+                {
+                    "seeds": 5,
+                    "margin": 0.05,
+                    "scale": "six workloads of up to 0.03 M parameters, 60 to 150 steps, 8 settings",
+                },
                 paper_scale="AlgoPerf, 8 workloads",
                 says="not worse",
                 measure="regimes.claims.rate_free:nadamw_over_rate_free",
             ),
             Claim(
                 "Prodigy with one set of settings calibrated over six workloads scores at least 0.1 higher than as published.",
-                {"seeds": 5, "margin": 0.1, "scale": "six workloads of up to 0.03 M parameters, 60 to 150 steps, 8 settings"},
+                {
+                    "seeds": 5,
+                    "margin": 0.1,
+                    "scale": "six workloads of up to 0.03 M parameters, 60 to 150 steps, 8 settings",
+                },
                 paper_scale="AlgoPerf, 8 workloads",
                 measure="regimes.claims.rate_free:calibrated_over_published",
             ),

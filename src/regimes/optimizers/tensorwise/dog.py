@@ -68,7 +68,12 @@ class DoG(Optimizer):
         cost="one copy of the weights, two passes a step",
         shelf="atlas",
         rows=("hyperparameter-free-how-far",),
-        defaults={"lr": "1, paper", "r_eps": "1e-6, paper", "eps": "1e-8, authors' code", "weight_decay": "0, authors' code"},
+        defaults={
+            "lr": "1, paper",
+            "r_eps": "1e-6, paper",
+            "eps": "1e-8, authors' code",
+            "weight_decay": "0, authors' code",
+        },
         deviations=("Layerwise, the authors' L-DoG, is Groups of one rule for each parameter.",),
     )
 
