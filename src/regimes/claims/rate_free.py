@@ -11,6 +11,7 @@ from typing import Any
 import regimes as rg
 from regimes.core.notation import parse
 from regimes.study.tasks import TUNING_SEED
+from regimes.workloads import builtin
 
 #: Points that calibration tries.
 _POINTS = 8
@@ -124,8 +125,8 @@ def _works() -> dict[str, rg.Workload]:
     return {
         "digits_mlp": load("digits_mlp"),
         "digits_cnn": load("digits_cnn"),
-        "breast_cancer": load("tabular", name="breast_cancer"),
-        "diabetes": load("tabular", name="diabetes"),
+        "breast_cancer": builtin.tabular("breast_cancer"),
+        "diabetes": builtin.tabular("diabetes"),
         "teacher_student": load("teacher_student"),
         "char_lm": load("char_lm", width=32, length=32),
     }

@@ -88,4 +88,4 @@ def length(gradients: Sequence[Tensor]) -> float:
     >>> length([torch.tensor([3.0]), torch.tensor([[4.0]])])
     5.0
     """
-    return math.hypot(*torch.stack([norm.cpu().double() for norm in torch._foreach_norm(gradients)]).tolist())
+    return math.hypot(*torch.stack([norm.cpu().double() for norm in torch._foreach_norm(tuple(gradients))]).tolist())
