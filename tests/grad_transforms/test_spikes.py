@@ -150,6 +150,12 @@ def test_spikes_one_after_another_do_not_hide_each_other(detector):
 
 
 @pytest.mark.exact("ModifiedZScore")
+def test_of_a_series_without_noise_six_hundredths_more_are_a_spike():
+    for rise, expected in ((1.0599, []), (1.0601, [100])):
+        assert told(rg.ModifiedZScore(), [2.0 + 1e-12 * (t % 3) for t in range(100)] + [2.0 * rise]) == expected
+
+
+@pytest.mark.exact("ModifiedZScore")
 def test_a_level_that_changes_for_good_is_the_level_after_half_a_window():
     values = [1.0, 1.02, 0.98, 1.01, 0.99] * 20 + [5.0] * 200
     assert told(rg.ModifiedZScore(window=40), values) == list(range(100, 120))
@@ -245,7 +251,8 @@ def test_a_skipped_spike_leaves_the_run_that_never_drew_that_batch(watch):
     assert [r.loss for n, r in enumerate(records) if n != PLANTED] == losses
     assert same_ends(guarded, without) == []
     plain = Run(workload(spikes=[PLANTED]), regime(), seed=3)
-    list(plain)
+    shown = list(plain)[PLANTED].loss
+    assert (f"loss {shown:.4g} is" in records[PLANTED].signals["skipped"]) == (watch == "loss")
     assert guarded.work.flops == plain.work.flops > without.work.flops  # what was left out was evaluated
     assert guarded.frame.samples == plain.frame.samples
     assert same_ends(guarded, plain) != []
