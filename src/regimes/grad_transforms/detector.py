@@ -88,4 +88,5 @@ def length(gradients: Sequence[Tensor]) -> float:
     >>> length([torch.tensor([3.0]), torch.tensor([[4.0]])])
     5.0
     """
-    return math.hypot(*torch.stack([norm.cpu().double() for norm in torch._foreach_norm(tuple(gradients))]).tolist())
+    norms = torch._foreach_norm(tuple(gradients))
+    return math.hypot(*torch.stack([norm.to(norms[0].device) for norm in norms]).tolist())

@@ -36,7 +36,7 @@ class ModifiedZScore(Detector):
     ----------
     threshold : knob
         k. Default 6: of 100,000 normal values not one was taken for a spike (at 3.5, Iglewicz and Hoaglin's, about one in
-        2,500).
+        1,900).
     window : int
         w. Default 100, as many steps as PaLM went back before a spike.
     warmup : int

@@ -35,6 +35,10 @@ class SkipSpikes(GradTransform):
     patience : int
         Default 5; below the run's ``give_up``, which is 10.
 
+    Notes
+    -----
+    During the detector's warm-up nothing is left out; a fixed bound (`ClipNorm`) behind this one holds there, too.
+
     References
     ----------
     A. Chowdhery et al., PaLM, 2022, arXiv:2204.02311, section 5.1 (batches around a spike were left out, and it did not

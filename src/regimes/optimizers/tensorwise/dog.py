@@ -13,6 +13,7 @@ from regimes.core.card import Card
 from regimes.core.component import fixed, knob
 from regimes.core.kinds import Knob, Optimizer, State
 from regimes.core.registry import register
+from regimes.grad_transforms.detector import length
 
 
 @register
@@ -80,7 +81,7 @@ class DoG(Optimizer):
     def init(self, parameters: Mapping[str, Tensor]) -> State:
         """The first weights, the first distance, and no gradient."""
         with torch.no_grad():
-            distance = self.r_eps * (1.0 + _length(list(parameters.values())))
+            distance = self.r_eps * (1.0 + length(list(parameters.values())))
         slots = {name: {"initial": p.detach().clone()} for name, p in parameters.items()}
         return {"slots": slots, "distance": distance, "sum": 0.0}
 
@@ -91,13 +92,9 @@ class DoG(Optimizer):
             if self.weight_decay:
                 gradients = list(torch._foreach_add(gradients, tensors, alpha=self.weight_decay))
             moved = torch._foreach_sub(tensors, [state["slots"][name]["initial"] for name in parameters])
-            distance = max(state["distance"], _length(moved))
-            total = state["sum"] + _length(gradients) ** 2
+            distance = max(state["distance"], length(moved))
+            total = state["sum"] + length(gradients) ** 2
             if total + self.eps > 0.0:
                 rate = self.lr * distance / math.sqrt(total + self.eps)
                 torch._foreach_add_(tensors, gradients, alpha=-rate)
         return state | {"distance": distance, "sum": total}
-
-
-def _length(tensors: Any) -> float:
-    return math.hypot(*torch.stack([norm.cpu().double() for norm in torch._foreach_norm(tensors)]).tolist())
