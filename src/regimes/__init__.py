@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from regimes.study.compare import compare
     from regimes.study.decay_branches import branch
     from regimes.study.early_signal import EarlySignal, early_signal
+    from regimes.study.effective_schedule import effective_schedule
     from regimes.study.evaluation_noise import EvaluationNoise, evaluation_noise
     from regimes.study.foreign.verdict import verdict
     from regimes.study.guard import Guarded, guard
@@ -98,6 +99,7 @@ _ELSEWHERE = {
     "regimes.study.branches": ("extend", "fork"),
     "regimes.study.decay_branches": ("branch",),
     "regimes.study.early_signal": ("EarlySignal", "early_signal"),
+    "regimes.study.effective_schedule": ("effective_schedule",),
     "regimes.study.calibrate": ("Calibration", "calibrate"),
     "regimes.study.command": ("Command",),
     "regimes.study.compare": ("compare",),

@@ -244,7 +244,9 @@ def test_skipped_steps_are_counted_and_said(tmp_path):
     ):
         assert (result.steps, result.skipped) == (15, 6)
         assert "15 steps, 6 of them skipped, val/loss" in repr(result)
-        assert result.notes == ["6 of 15 steps were skipped: loss or gradient was not finite, and nothing was updated"]
+        assert result.notes == [
+            "6 of 15 steps were skipped: loss or gradient was not finite, or a guard left them out, and nothing was updated"
+        ]
         assert result.notes[0] in result._repr_html_()
     assert json.loads((tmp_path / "r" / "result.json").read_text())["skipped"] == 6
 

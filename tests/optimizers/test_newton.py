@@ -315,7 +315,7 @@ def test_of_many_evaluations_one_is_final(hand, monkeypatch):
     """Five blocks of unit vectors and several tries: the gradient transforms see one gradient."""
     monkeypatch.setattr(newton, "BLOCK", 10)
     seen, finalize = [], Evaluator._finalize
-    monkeypatch.setattr(Evaluator, "_finalize", lambda self, g: seen.append(g) or finalize(self, g))
+    monkeypatch.setattr(Evaluator, "_finalize", lambda self, g, loss: seen.append(g) or finalize(self, g, loss))
     run = run_of(hand, rg.GradientRegularizedNewton(gamma=64.0), steps=1)
     assert run.step().signals["tries"] > 1
     assert len(seen) == 1

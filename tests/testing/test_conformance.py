@@ -15,6 +15,7 @@ LEAST = {
     "augment": 14,
     "averager": 18,
     "controller": 16,
+    "detector": 6,
     "estimator": 6,
     "grad_transform": 17,
     "group": 6,

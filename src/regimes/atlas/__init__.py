@@ -22,6 +22,7 @@ KINDS = (
     "controller",
     "optimizer",
     "estimator",
+    "detector",
     "averager",
     "grad_transform",
     "sampler",

@@ -2,6 +2,7 @@
 
 from regimes.averagers.ema import EMA
 from regimes.averagers.lawa import LAWA
+from regimes.averagers.polynomial_decay import PolynomialDecay
 from regimes.averagers.swa import SWA
 
-__all__ = ["EMA", "LAWA", "SWA"]
+__all__ = ["EMA", "LAWA", "SWA", "PolynomialDecay"]

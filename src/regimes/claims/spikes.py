@@ -1,9 +1,10 @@
-"""Gradients that are a thousand times as large on some steps, in a network whose matrices and inputs have four bits."""
+"""Gradients that are a thousand times as large on some steps: in a network of four bits, and under guards."""
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -57,6 +58,71 @@ def _losses(rule: Any, seed: int, *clipping: Any) -> list[float]:
         )
         for rate in _RATES
     ]
+
+
+def skipping(seed: int) -> tuple[float, float]:
+    """The loss at the best of three rates under planted spikes: of AdamW, and where steps that spike are left out.
+
+    Parameters
+    ----------
+    seed : int
+        As there.
+    """
+    return _unguarded(seed), _best(_adamw, seed, rg.SkipSpikes())
+
+
+def clipping(seed: int) -> tuple[float, float]:
+    """The same where gradients that spike are clipped to their usual norm.
+
+    Parameters
+    ----------
+    seed : int
+        As there.
+    """
+    return _unguarded(seed), _best(_adamw, seed, rg.ClipSpikes())
+
+
+def resetting(seed: int) -> tuple[float, float]:
+    """The same where the update after a spike begins with moments of zero, and twenty go at smaller rates.
+
+    Parameters
+    ----------
+    seed : int
+        As there.
+    """
+    guarded = lambda rate: rg.MomentumReset(_adamw(rate), None, rg.ModifiedZScore(), warmup_steps=20)  # noqa: E731
+    return _unguarded(seed), _best(guarded, seed)
+
+
+def rewinding(seed: int) -> tuple[float, float]:
+    """The same where a spike of the gradient's norm leads ten updates back, or up to nineteen.
+
+    Parameters
+    ----------
+    seed : int
+        As there.
+    """
+    guarded = lambda rate: rg.Rewind(_adamw(rate), watch="gradient_norm", back=10)  # noqa: E731
+    return _unguarded(seed), _best(guarded, seed)
+
+
+@functools.cache
+def _unguarded(seed: int) -> float:
+    return _best(_adamw, seed)
+
+
+def _adamw(rate: float) -> rg.AdamW:
+    return rg.AdamW(lr=rate, weight_decay=0.0)
+
+
+def _best(rule: Callable[[float], Any], seed: int, *guards: Any) -> float:
+    """The validation loss at the best of three rates, with a gradient that is multiplied on a hundredth of all steps."""
+    transforms = [Spikes(0.01, 1000.0), *guards]
+    regimes = [
+        rg.Regime(optimizer=rule(rate), batch_size=16, budget=f"{_STEPS} steps", grad_transforms=transforms)
+        for rate in _RATES[:3]
+    ]
+    return min(final_loss(work(), regime, seed) for regime in regimes)
 
 
 def _sensitivity(losses: list[float]) -> float:

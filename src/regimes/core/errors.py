@@ -108,12 +108,28 @@ class UserCodeError(RegimesError):
     """An exception in the user's own model, loss, metric or data; the original is its ``__cause__``."""
 
 
-class NonFinite(ArithmeticError):
-    """An evaluation produced a loss or gradient that is not finite; the step is skipped."""
+class StepSkipped(ArithmeticError):
+    """A step is not to be made; its record says that it was skipped, and why. What it cost counts.
+
+    A gradient transform raises it, or a rule that has written nothing yet.
+
+    Parameters
+    ----------
+    what : str
+        Why, as the record has it.
+    examples : tuple of int
+        Those that are to blame, where they are known.
+    layer : str, optional
+        The module that is.
+    """
 
     def __init__(self, what: str, examples: tuple[int, ...] = (), layer: str | None = None) -> None:
         self.what, self.examples, self.layer = what, examples, layer
         super().__init__(what)
+
+
+class NonFinite(StepSkipped):
+    """An evaluation produced a loss or gradient that is not finite; the step is skipped."""
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

@@ -480,12 +480,28 @@ class Augment(Stateful):
 
 
 class TransformContext(NamedTuple):
-    """What a gradient transform may use: parameter names, the parameters, addressed generators, the counts."""
+    """What a gradient transform may use.
+
+    Parameters
+    ----------
+    names : tuple of str
+    parameters : sequence of Tensor
+    generator : callable
+        ``generator(name)`` is a torch generator at the start of a stream of this step.
+    units : float
+        Sum of the weights by which the loss was divided.
+    loss : float
+        Loss of the evaluation whose gradient it is.
+    skipped : int
+        How many steps in a row were skipped before this one.
+    """
 
     names: tuple[str, ...]
     parameters: Sequence[Tensor]
     generator: Callable[..., Any]
     units: float
+    loss: float = 0.0
+    skipped: int = 0
 
 
 class GradTransform(Stateful):
@@ -498,7 +514,7 @@ class GradTransform(Stateful):
         return {}
 
     def apply(self, state: State, gradients: tuple[Tensor, ...], ctx: TransformContext) -> tuple[Tensor, ...]:
-        """Return the changed gradients (they may be changed in place)."""
+        """Return the changed gradients (they may be changed in place), or raise StepSkipped where no step is to be made."""
         raise NotImplementedError(f"{type(self).__name__} changes nothing")
 
 
@@ -647,6 +663,24 @@ class Probe(Component):
 
     every: Duration | None = fixed(None, kw_only=True)
 
+    def init(self) -> State:
+        """Return what is remembered before the first step; most probes look at one moment, and remember nothing."""
+        return {}
+
+    def observe(self, state: State, signals: Mapping[str, Any], at: Progress) -> State:
+        """Take in what a step of the run has measured, skipped ones included, and return the next state.
+
+        Parameters
+        ----------
+        state : dict
+            Numbers, strings, lists and dicts of these.
+        signals : mapping
+            As in the step's record.
+        at : Progress
+            Position of the step.
+        """
+        return state
+
     def measure(self, run: Any) -> dict[str, float]:
-        """Return named numbers; `run` is the read-only `regimes.probes.view.View`."""
+        """Return named numbers; `run` is the read-only `regimes.probes.view.View`, `run.memory` what was remembered."""
         raise NotImplementedError(f"{type(self).__name__} measures nothing")

@@ -431,7 +431,7 @@ def run(
     max_time : str or float, optional
         A limit ("20 min") that stops cleanly, with a checkpoint.
     give_up : int
-        Non-finite steps in a row after which the run stops. Default 10.
+        Skipped steps in a row, non-finite or left out by a guard, after which the run stops. Default 10.
     reduce : "tree" or "all_reduce"
         How several processes (``torchrun``) add gradients: to the bit as one does, or faster and equal to rounding.
     progress : bool, optional
@@ -454,7 +454,7 @@ def run(
     ResumeError
         If the folder holds another run, or is being trained by another process; if a checkpoint could not be written.
     RunFailed
-        If too many steps in a row were not finite.
+        If too many steps in a row were skipped.
     Interrupted
         On Ctrl-C, SIGTERM or the time limit, after a checkpoint.
 

@@ -172,7 +172,7 @@ class Evaluator:
         if grad and final:
             if self.run.example_gradients and self.final is None:
                 self.example_gradients = captured.get("example_gradients") or self._example_gradients()
-            gradients = self._finalize(gradients)
+            gradients = self._finalize(gradients, loss)
         evaluation = Evaluation(loss, gradients, units, captured, mass=self.mass)
         if self.first is None:
             self.first = evaluation
@@ -426,7 +426,7 @@ class Evaluator:
         weights = drawn if own is None else own * drawn
         return weights, weights if self.run.self_normalised else own
 
-    def _finalize(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _finalize(self, gradients: tuple[Tensor, ...], loss: float) -> tuple[Tensor, ...]:
         run = self.run
         if run.wants_norm:
             self.norms["final"] = arithmetic.norm(gradients)
@@ -437,7 +437,14 @@ class Evaluator:
             def generator(name: str, place: int = place) -> torch.Generator:
                 return self.rng(f"transform {place} {name}")
 
-            ctx = TransformContext(tuple(run.parameters), tuple(run.parameters.values()), generator, self.mass)
+            ctx = TransformContext(
+                tuple(run.parameters),
+                tuple(run.parameters.values()),
+                generator,
+                self.mass,
+                loss,
+                run.frame.skipped_in_a_row,
+            )
             gradients = transform.apply(run.states[f"grad_transforms.{place}"], gradients, ctx)
         return gradients
 

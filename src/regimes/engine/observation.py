@@ -32,9 +32,10 @@ class Observer:
 
     A probe looks at the model after a step, also after the last one, in the mode that training left it in; not where
     a phase ended, because the model of the next phase is another one. What it raises is no reason to stop training:
-    the record of that step says so under ``probe_error``, and the run goes on. Nothing is kept from one measurement
-    to the next but the weights at step 0, which a resumed run makes again from the declaration: it measures and notes
-    the same as an unbroken one.
+    the record of that step says so under ``probe_error``, and the run goes on. From one measurement
+    to the next are kept the weights at step 0, which a resumed run makes again from the declaration, and what a probe says
+    that it remembers (`Probe.observe`), a value in the run's checkpoints: a resumed run measures and notes the same as an
+    unbroken one.
 
     Parameters
     ----------
@@ -43,6 +44,8 @@ class Observer:
         Their values are named ``<class in snake case>[_2, _3 ...][/<value>]``.
     default : Duration or None
         Cadence of probes that name none; None is every step.
+    memory : dict, optional
+        Where what probes remember is kept, by their printed form; default the run's own, which its checkpoints hold.
 
     Raises
     ------
@@ -50,9 +53,16 @@ class Observer:
         If a probe's cadence cannot be converted to a phase's budget.
     """
 
-    def __init__(self, run: Any, probes: Sequence[Probe], default: Duration | None = _OFTEN) -> None:
+    def __init__(
+        self,
+        run: Any,
+        probes: Sequence[Probe],
+        default: Duration | None = _OFTEN,
+        memory: dict[str, Any] | None = None,
+    ) -> None:
         self.run, self.probes, self._default = run, tuple(probes), default
-        self._names = _names(self.probes)
+        self._names, self._apart = _names(self.probes), memory
+        self._remembering = {repr(probe): probe for probe in self.probes if type(probe).observe is not Probe.observe}
         self._cadences = [[self._cadence(phase, probe) for probe in self.probes] for phase in run.phases]
         self._previous: dict[str, Tensor] | None = None
         self._initial: dict[str, Tensor] | None = None
@@ -96,9 +106,11 @@ class Observer:
         every = zip(self._names, self.probes, self._cadences[phase])
         return [(name, probe) for name, probe, cadence in every if _crosses(before, after, cadence)]
 
-    def after(self) -> dict[str, Any]:
-        """After the step: measure what is due."""
+    def after(self, record: Any) -> dict[str, Any]:
+        """After the step of that record: let probes remember it, and measure what is due."""
         run = self.run
+        for key, probe in self._remembering.items():
+            self._memory[key] = probe.observe(self._remembered(probe), record.signals, record.at)
         if self._before is None or run.frame.phase != self._before[0]:
             return {}
         due = self._due(run.consumed)
@@ -106,8 +118,17 @@ class Observer:
 
     def noted(self, record: Any) -> Any:
         """Return the record of the step that was made, with what is due; those of trials are as they are."""
-        found = self.after() if self.probes and "trial" not in record.signals else {}
+        found = self.after(record) if self.probes and "trial" not in record.signals else {}
         return record._replace(signals=record.signals | found) if found else record
+
+    @property
+    def _memory(self) -> dict[str, Any]:
+        return self.run.remembered if self._apart is None else self._apart
+
+    def _remembered(self, probe: Probe) -> Any:
+        """What a probe remembers, of the steps before this moment."""
+        found = self._memory.get(repr(probe))
+        return probe.init() if found is None else found
 
     def _measure(self, due: list[tuple[str, Probe]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -115,7 +136,7 @@ class Observer:
         untouched = Snapshot(self.run.model)
         for name, probe in due:
             try:
-                view = self.view(initial=getattr(probe, "wants_initial", False))
+                view = self.view(initial=getattr(probe, "wants_initial", False), memory=self._remembered(probe))
                 reseed()
                 with _charged(self.run):
                     values = probe.measure(view)
@@ -128,8 +149,8 @@ class Observer:
 
     # -- what a probe sees ---------------------------------------------------------------------------------
 
-    def view(self, initial: bool = False) -> View:
-        """Return the view of this moment, with the weights at step 0 where they are asked for."""
+    def view(self, initial: bool = False, memory: Any = None) -> View:
+        """Return the view of this moment, with the weights at step 0 where they are asked for, and a probe's memory."""
         run, part = self.run, self._part()
         sources, numbers = part.placed(run.view.sizes)
         return View(
@@ -144,6 +165,7 @@ class Observer:
             size=run.view.size,
             numbers=numbers.tolist(),
             sources=sources.tolist() if len(run.view.sizes) > 1 else None,
+            memory=memory,
         )
 
     def _first_weights(self) -> dict[str, Tensor]:

@@ -53,7 +53,7 @@ def window(again: Again, start: int, stop: int, probes: Sequence[Any]) -> Iterat
         Those that name no cadence measure after every step.
     """
     run = again.until(start)
-    observer = Observer(run, probes, default=None)
+    observer = Observer(run, probes, default=None, memory={})
     while run.frame.step != stop or run.frame.trial is not None:
         run.ready()
         seen = look(run) if run.frame.trial is None else {}
@@ -61,7 +61,7 @@ def window(again: Again, start: int, stop: int, probes: Sequence[Any]) -> Iterat
         observer.before()
         record, line = again.step()
         spent = run.work.observed_flops
-        found = {} if "trial" in record.signals else observer.after()
+        found = {} if "trial" in record.signals else observer.after(record)
         run.work.observed_flops = spent  # a replay is no part of the run, nor of what a fork of it is charged
         if "trial" in record.signals:
             yield line, None

@@ -54,8 +54,8 @@ class RunResult:
         self.regime, self.workload, self.seed = run.regime, run.workload, run.seed
         if self.skipped:
             self.notes.append(
-                f"{self.skipped} of {self.steps} steps were skipped: loss or gradient was not finite, and nothing was "
-                "updated"
+                f"{self.skipped} of {self.steps} steps were skipped: loss or gradient was not finite, or a guard left "
+                "them out, and nothing was updated"
             )
         average = run.regime.phases[-1].average
         if average is not None and weights != "averaged":
@@ -101,7 +101,7 @@ class RunResult:
 
     @property
     def skipped(self) -> int:
-        """Steps among them that were skipped: loss or gradient was not finite, and nothing was updated."""
+        """Steps among them that were skipped: not finite, or left out by a guard; nothing was updated."""
         return sum("skipped" in row for row in self.records)
 
     @property

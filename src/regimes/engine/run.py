@@ -89,6 +89,8 @@ class Run:
         self.model = workload.build(seed32(seed, "init"))
         diagnose.say_own_generator(self.model)
         self.states: dict[str, Any] = {}
+        #: What probes remember, by their printed form: no part of the run's own state.
+        self.remembered: dict[str, Any] = {}
         self._edited: CompiledPhase | None = None
         #: Whether somebody may read the weights after every step; else the rule may put off what it writes.
         self.looked_at = True
@@ -211,8 +213,9 @@ class Run:
         frame, length = self.frame, self.phase.length
         if frame.skipped_in_a_row >= self.give_up and frame.trial is None:  # a trial ends, and nothing else
             raise RunFailed(
-                f"{frame.skipped_in_a_row} steps in a row were not finite, the last at step {frame.step - 1} of phase "
-                f"'{self.phase.name}'; lower the learning rate or look at the examples named in the records"
+                f"{frame.skipped_in_a_row} steps in a row were not finite or skipped by a guard, the last at step "
+                f"{frame.step - 1} of phase '{self.phase.name}'; lower the learning rate or look at the "
+                "examples named in the records"
             )
         frame.spent = self.work.spent - self.work.before_phase
         if length.unit == "flops" and frame.spent == 0.0 and not frame.skipped_in_a_row:
@@ -374,6 +377,7 @@ class Run:
             "regime": self.regime.hash,
             "frames": [frame.state() for frame in self.frames],
             "states": self.states,
+            "probes": self.remembered,
             "work": self.work.state(),
             "seams": self.seams,
             "sources": {name: source.state() for name, source in self.workload.sources["train"].items()},
@@ -408,6 +412,7 @@ class Run:
         self.streams = Streams(self.seed, *self._address())
         self._settle_phase()
         self.states = _to_device(trees.clone(tree["states"]), self.workload.device, self.parameters)
+        self.remembered = trees.clone(tree.get("probes", {}))
         for name, source in self.workload.sources["train"].items():
             source.load(tree["sources"][name])
         self.work = Work.restored(tree["work"])

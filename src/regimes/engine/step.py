@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from regimes.core.errors import NonFinite
+from regimes.core.errors import StepSkipped
 from regimes.core.kinds import DrawContext
 from regimes.core.progress import Progress
 from regimes.engine.evaluator import Evaluator
@@ -71,7 +71,7 @@ def end(begun: Begun) -> Record:
     try:
         evaluate.ask()
         run.states["optimizer"] = live.optimizer.step(run.states["optimizer"], run.parameters, evaluate)
-    except NonFinite as why:
+    except StepSkipped as why:
         evaluate.undo()
         signals = skipped(run, why, plan)
     except Exception:
@@ -115,7 +115,7 @@ def measured(run: Any, evaluate: Evaluator) -> dict[str, Any]:
     return signals
 
 
-def skipped(run: Any, why: NonFinite, plan: Plan) -> dict[str, Any]:
+def skipped(run: Any, why: StepSkipped, plan: Plan) -> dict[str, Any]:
     """Return what a skipped step leaves in its record."""
     run.frame.skipped_in_a_row += 1
     signals: dict[str, Any] = {"skipped": str(why)}

@@ -16,6 +16,7 @@ from regimes.optimizers.second_order.mfac import MFAC
 from regimes.optimizers.second_order.sophia import Sophia
 from regimes.optimizers.tensorwise.ada_grad_norm import AdaGradNorm
 from regimes.optimizers.tensorwise.adamw import AdamW
+from regimes.optimizers.tensorwise.dog import DoG
 from regimes.optimizers.tensorwise.lamb import LAMB
 from regimes.optimizers.tensorwise.lars import LARS
 from regimes.optimizers.tensorwise.lion import Lion
@@ -28,7 +29,9 @@ from regimes.optimizers.tensorwise.stable_spam import StableSPAM
 from regimes.optimizers.wrappers.allora import ALLoRA
 from regimes.optimizers.wrappers.alrs import ALRS
 from regimes.optimizers.wrappers.lanton import LANTON
+from regimes.optimizers.wrappers.momentum_reset import MomentumReset
 from regimes.optimizers.wrappers.normalize_and_project import NormalizeAndProject
+from regimes.optimizers.wrappers.rewind import Rewind
 from regimes.optimizers.wrappers.sam import SAM
 from regimes.optimizers.zeroth_order.black_box import BlackBox
 from regimes.optimizers.zeroth_order.estimators import CoordinateDifferences, RandomDirections
@@ -56,18 +59,21 @@ __all__ = [
     "BlackBox",
     "CoordinateDifferences",
     "Conda",
+    "DoG",
     "FedAvg",
     "GradientRegularizedNewton",
     "Group",
     "Groups",
     "Lion",
     "MeZO",
+    "MomentumReset",
     "Muon",
     "NormalizeAndProject",
     "NorMuon",
     "PytorchOptimizer",
     "RandomDirections",
     "RecursiveRidge",
+    "Rewind",
     "SGDSaI",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",

@@ -11,6 +11,7 @@ from regimes.probes.gradient_norm import GradientNorm
 from regimes.probes.gradient_snr import GradientSNR
 from regimes.probes.layer_norms import LayerNorms
 from regimes.probes.laziness import Laziness
+from regimes.probes.loss_spikes import LossSpikes
 from regimes.probes.order_memorization import OrderMemorization, order_memorization_test
 from regimes.probes.rank_me import RankMe
 from regimes.probes.residual_oscillation import ResidualOscillation
@@ -36,6 +37,7 @@ __all__ = [
     "GradientSNR",
     "LayerNorms",
     "Laziness",
+    "LossSpikes",
     "OrderMemorization",
     "RankMe",
     "ResidualOscillation",

@@ -50,6 +50,8 @@ class View:
         Number of each example of `batch`, within its source.
     sources : sequence of int, optional
         Position of its source, where there are several.
+    memory : mapping, optional
+        What the probe remembers of the steps of the run (`Probe.observe`).
     """
 
     def __init__(
@@ -66,10 +68,12 @@ class View:
         size: int | None = None,
         numbers: Sequence[int] | None = None,
         sources: Sequence[int] | None = None,
+        memory: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.batch, self.size = model, batch, size
         self.numbers, self.sources = numbers, sources
         self.previous, self.initial = previous, initial
+        self.memory = memory
         self.parameters = dict(parameters or {n: p for n, p in model.named_parameters() if p.requires_grad})
         self.groups = dict(groups or {})
         self._loss_fn, self._batches = loss_fn, batches

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from regimes.core.kinds import Knob
 from regimes.core.registry import register
 from regimes.optimizers.tensorwise.adam_direction import adam_direction
 from regimes.optimizers.tensorwise.rule import Tensorwise
+from regimes.optimizers.tensorwise.warmth import warmth
 
 
 @register
@@ -121,6 +121,4 @@ class SPAM(Tensorwise):
 
     def _warmth(self, t: int, since: int) -> float:
         """s_c."""
-        if t < self.reset_interval or since >= self.warmup_steps:
-            return 1.0
-        return 1.0 - 0.99 / 2.0 * (1.0 + math.cos(math.pi * since / (self.warmup_steps + 1)))
+        return 1.0 if t < self.reset_interval else warmth(since, self.warmup_steps)

@@ -30,7 +30,7 @@ class NormalizeAndProject(Optimizer):
     orthogonal to W and grows as 1 / ||W||. What a step turns W by is then that of the rate lr / ||W||^2 (SGD) or lr /
     ||W|| (Adam), which falls while W grows: a decay that nobody declared. At a fixed length the declared rate is the
     effective one; decay of these weights is without effect but for the rate. `EffectiveLearningRate` shows what a run
-    without this would have had.
+    without this would have had, and `regimes.effective_schedule` makes it a schedule for one with this.
 
     Parameters
     ----------
@@ -81,7 +81,6 @@ class NormalizeAndProject(Optimizer):
             "Gains and offsets of norms, which are not free of scale, are left to the base rule; the paper drops them, decays "
             "them to their first values or keeps their joint length.",
             "Only linear layers and convolutions are projected, not embeddings.",
-            "The schedule that replays an unprojected run's effective rate is not built; EffectiveLearningRate measures it.",
         ),
         claims=(
             Claim(

@@ -21,6 +21,7 @@ from regimes.core.registry import USER_MODULES
 PARTS = {
     "averager": "EMA(0.9)",
     "controller": "regimes.testing.conformance.toys:Held(0.1)",
+    "detector": "ModifiedZScore()",
     "estimator": "RandomDirections(3)",
     "grad_transform": "ClipNorm(1.0)",
     "group": "Group('*', SGD(lr=0.05))",

@@ -204,7 +204,8 @@ def lets_its_parts_observe(stand: Stand) -> None:
         run.step()
         found = tallies(run.states)
         demand(found, f"the state of '{path}' is not part of the state of {stand.example!r}")
-        demand(set(found) == {2}, f"in 2 applied steps and a skipped one '{path}' observed {found} times")
+        # A copy of an earlier state, to go back to, has observed less.
+        demand(max(found) == 2, f"in 2 applied steps and a skipped one '{path}' observed {found} times")
 
 
 # -- skipped steps ---------------------------------------------------------------------------------------
