@@ -1,11 +1,14 @@
 """Model transforms: what happens to the model on entering a phase."""
 
+from regimes.model_transforms.emulate_precision import EmulatePrecision
+from regimes.model_transforms.float_format import FloatFormat
 from regimes.model_transforms.freeze import Freeze
 from regimes.model_transforms.ghost_batch_norm import GhostBatchNorm, GhostBatchNorms
 from regimes.model_transforms.gptq import GPTQ
 from regimes.model_transforms.grow_depth import GrowDepth
 from regimes.model_transforms.grow_width import GrowWidth
 from regimes.model_transforms.low_rank_init import LowRankInit, effective_rank
+from regimes.model_transforms.qk_norm import QKNorm
 from regimes.model_transforms.reinitialise import Reinitialise
 from regimes.model_transforms.round_to_nearest import RoundToNearest
 from regimes.model_transforms.start_from import StartFrom
@@ -14,12 +17,15 @@ from regimes.model_transforms.upcycle import Upcycle
 
 __all__ = [
     "GPTQ",
+    "EmulatePrecision",
+    "FloatFormat",
     "Freeze",
     "GhostBatchNorm",
     "GhostBatchNorms",
     "GrowDepth",
     "GrowWidth",
     "LowRankInit",
+    "QKNorm",
     "Reinitialise",
     "RoundToNearest",
     "StartFrom",

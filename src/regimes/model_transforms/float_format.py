@@ -1,0 +1,161 @@
+"""Numbers of few bits, emulated: which ones a format has, and how any other number becomes one of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from regimes.core.component import Component, fixed
+from regimes.core.registry import register
+
+#: Where a float64 keeps its exponent: what is left of a number by it is the power of two at or below it.
+_EXPONENT = 0x7FF0000000000000
+
+
+@register
+class FloatFormat(Component):
+    r"""Floating-point numbers with e bits of exponent and m bits of mantissa.
+
+    With the bias b = 2^(e-1) - 1, these are 0 and, of either sign,
+
+    .. math:: 2^{k} \left(1 + \frac{j}{2^m}\right), \quad k \ge 1 - b, \ 0 \le j < 2^m
+        \qquad\text{and}\qquad 2^{1 - b} \frac{j}{2^m} \quad \text{(subnormal)}
+
+    up to the largest, (2 - 2^-m) 2^b where the highest exponent is kept for infinities (IEEE 754), or
+    (2 - 2^(1-m)) 2^(b+1) where all but one of its codes are numbers (`finite`).
+
+    Parameters
+    ----------
+    exponent, mantissa : int
+        e and m; up to 8 and 23, which are float32's.
+    rounding : "nearest", "zero" or "stochastic"
+        To the nearest of the format's numbers (of two as near to the one whose last bit is 0), to the one towards zero
+        (low bits are cleared), or to one of the two neighbors, with the probabilities for which the mean is the number
+        itself. Default nearest.
+    finite : bool
+        There are no infinities. Default False.
+    saturate : bool
+        What is too large becomes the largest number, infinities too. Otherwise it becomes infinite, or NaN where the
+        format is finite; towards zero, numbers become the largest in any case, as IEEE 754 has it. Default False, as
+        torch casts.
+    scaled : bool
+        Each tensor is multiplied before by the power of two for which its largest entry is within a factor 4 of the
+        format's largest number, and divided after: as recipes for 8 bits do, but that theirs is no power of two.
+        Default False.
+
+    Notes
+    -----
+    "e4m3", "e5m2", "bfloat16" and "float16" stand for `FORMATS`, which are torch's: ``torch.float8_e4m3fn``,
+    ``torch.float8_e5m2``, ``torch.bfloat16``, ``torch.float16``. NaN stays NaN, zeros keep their signs, and a tensor its
+    type.
+
+    References
+    ----------
+    P. Micikevicius et al., FP8 Formats for Deep Learning, 2022, arXiv:2209.05433.
+
+    Examples
+    --------
+    >>> x = torch.tensor([0.3, 1.7, 17.0, 500.0])
+    >>> FORMATS["e4m3"].round(x).tolist()
+    [0.3125, 1.75, 16.0, nan]
+    >>> FloatFormat(4, 3, rounding="zero", finite=True).round(x).tolist()
+    [0.28125, 1.625, 16.0, 448.0]
+    >>> FORMATS["e4m3"].largest, FORMATS["e5m2"].largest, FORMATS["bfloat16"].smallest_normal == 2.0**-126
+    (448.0, 57344.0, True)
+    """
+
+    kind = "float_format"
+
+    exponent: int = fixed(low=2, high=8)
+    mantissa: int = fixed(low=1, high=23)
+    rounding: Literal["nearest", "zero", "stochastic"] = fixed("nearest")
+    finite: bool = fixed(False)
+    saturate: bool = fixed(False)
+    scaled: bool = fixed(False)
+
+    @property
+    def smallest_normal(self) -> float:
+        """2^(1 - b): below it numbers are evenly spaced."""
+        return 2.0 ** (2 - 2 ** (self.exponent - 1))
+
+    @property
+    def largest(self) -> float:
+        """The largest finite number."""
+        top = 2.0 ** (2 ** (self.exponent - 1) - 1)
+        return (2.0 - 2.0 ** (1 - self.mantissa)) * 2.0 * top if self.finite else (2.0 - 2.0**-self.mantissa) * top
+
+    def uniform(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor | None:
+        """Return the random numbers that rounding `x` takes, of the global generator by default; None where it takes none."""
+        if self.rounding != "stochastic":
+            return None
+        return torch.rand(x.shape, generator=generator, dtype=torch.float64, device=x.device)
+
+    def round(self, x: Tensor, uniform: Tensor | None = None) -> Tensor:
+        """Return the numbers of the format that stand for `x`, in its type.
+
+        Parameters
+        ----------
+        x : Tensor
+            Of any floating-point type up to float64.
+        uniform : Tensor, optional
+            In [0, 1), of the same shape: what decides stochastic rounding. Default: drawn from the global generator.
+        """
+        wide = x.detach().double()  # every power of two that follows is exact in it
+        if not self.scaled:
+            return self._rounded(wide, x, uniform).to(x.dtype)
+        factor = self._factor(wide)
+        return (self._rounded(wide * factor, x, uniform) / factor).to(x.dtype)
+
+    def _factor(self, wide: Tensor) -> Tensor:
+        """The power of two that brings the largest entry into [largest / 4, largest]; 1 where nothing is to be brought."""
+        size = _power(torch.linalg.vector_norm(wide, math.inf))
+        factor = 2.0 ** (math.frexp(self.largest)[1] - 2) / size
+        return torch.where((size > 0.0) & torch.isfinite(size), factor, 1.0)
+
+    def _rounded(self, wide: Tensor, x: Tensor, uniform: Tensor | None) -> Tensor:
+        spacing = _power(wide).clamp_min(self.smallest_normal) * 2.0**-self.mantissa
+        places = wide / spacing
+        if self.rounding == "nearest":
+            places = places.round()  # of halves to even
+        elif self.rounding == "zero":
+            places = places.trunc()
+        else:
+            drawn = self.uniform(x) if uniform is None else uniform
+            places = torch.copysign((places.abs() + drawn).floor(), wide)
+        found = torch.where(wide.isinf(), wide, places * spacing)
+        if self.saturate:
+            return found.clamp(-self.largest, self.largest)
+        if self.rounding == "zero":
+            found = torch.where(wide.isinf(), wide, found.clamp(-self.largest, self.largest))
+        beyond = math.nan if self.finite else math.inf
+        return torch.where(found.abs() > self.largest, wide.sign() * beyond, found)
+
+
+def _power(wide: Tensor) -> Tensor:
+    """The power of two at or below each entry's size; 0 of zero, infinite of what is not finite."""
+    return (wide.view(torch.int64) & _EXPONENT).view(torch.float64)
+
+
+#: The formats that a name stands for.
+FORMATS = {
+    "e4m3": FloatFormat(4, 3, finite=True),
+    "e5m2": FloatFormat(5, 2),
+    "bfloat16": FloatFormat(8, 7),
+    "float16": FloatFormat(5, 10),
+}
+#: A format or the name of one, as fields take it.
+Format = FloatFormat | Literal["e4m3", "e5m2", "bfloat16", "float16"]
+
+
+def format_of(said: Format) -> FloatFormat:
+    """Return the format that a field holds.
+
+    Examples
+    --------
+    >>> format_of("e5m2"), format_of(FloatFormat(8, 3))
+    (FloatFormat(5, mantissa=2), FloatFormat(8, mantissa=3))
+    """
+    return FORMATS[said] if isinstance(said, str) else said
