@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from regimes.probes import *  # noqa: F403
     from regimes.samplers import *  # noqa: F403
     from regimes.scaling.batch import ScaledBatch, scale_batch
+    from regimes.scaling.proxies import PowerLaw, lr_sensitivity
     from regimes.schedules import *  # noqa: F403
     from regimes.selectors import *  # noqa: F403
     from regimes.sources import *  # noqa: F403
@@ -89,6 +90,7 @@ _ELSEWHERE = {
     "regimes.engine.workload": ("Workload",),
     "regimes.integrations.lr_scheduler": ("lr_scheduler",),
     "regimes.scaling.batch": ("ScaledBatch", "scale_batch"),
+    "regimes.scaling.proxies": ("PowerLaw", "lr_sensitivity"),
     "regimes.study.audit": ("Audit", "audit"),
     "regimes.study.branches": ("extend", "fork"),
     "regimes.study.decay_branches": ("branch",),

@@ -16,6 +16,7 @@ LEAST = {
     "averager": 18,
     "controller": 16,
     "estimator": 6,
+    "float_format": 6,
     "grad_transform": 17,
     "group": 6,
     "loss": 16,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import regimes as rg
-from regimes.claims.small_gpt import final_loss, work
+from regimes.claims.small_gpt import CLUELESS, final_loss, work
 from regimes.core.component import fixed
 from regimes.core.kinds import GradTransform, State, TransformContext
 from regimes.workloads import models
@@ -60,8 +60,7 @@ def _losses(rule: Any, seed: int, *clipping: Any) -> list[float]:
 
 
 def _sensitivity(losses: list[float]) -> float:
-    best = min(losses)
-    return math.log2(sum(loss - best for loss in losses) / len(losses) + 1e-6)
+    return math.log2(rg.lr_sensitivity(_RATES, losses, CLUELESS) + 1e-6)
 
 
 class Spikes(GradTransform):

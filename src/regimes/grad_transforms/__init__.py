@@ -5,5 +5,6 @@ from regimes.grad_transforms.ada_gn import AdaGN
 from regimes.grad_transforms.clip_norm import ClipNorm
 from regimes.grad_transforms.clip_value import ClipValue
 from regimes.grad_transforms.noise import Noise
+from regimes.grad_transforms.round_gradients import RoundGradients
 
-__all__ = ["AdaClip", "AdaGN", "ClipNorm", "ClipValue", "Noise"]
+__all__ = ["AdaClip", "AdaGN", "ClipNorm", "ClipValue", "Noise", "RoundGradients"]

@@ -27,6 +27,7 @@ from regimes.optimizers.tensorwise.spam import SPAM
 from regimes.optimizers.tensorwise.stable_spam import StableSPAM
 from regimes.optimizers.wrappers.lanton import LANTON
 from regimes.optimizers.wrappers.normalize_and_project import NormalizeAndProject
+from regimes.optimizers.wrappers.round_states import RoundStates
 from regimes.optimizers.wrappers.sam import SAM
 from regimes.optimizers.zeroth_order.black_box import BlackBox
 from regimes.optimizers.zeroth_order.estimators import CoordinateDifferences, RandomDirections
@@ -62,6 +63,7 @@ __all__ = [
     "PytorchOptimizer",
     "RandomDirections",
     "RecursiveRidge",
+    "RoundStates",
     "SGDSaI",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",

@@ -1,15 +1,19 @@
 """Probes: one question per file; they disturb nothing, and work on (model, loss_fn, batch) alone."""
 
 from regimes.probes.alpha_req import AlphaReQ
+from regimes.probes.attention_logits import AttentionLogits
 from regimes.probes.batch_hessian_spectrum import BatchHessianSpectrum, heavy_ball, spiked_eigenvalue
 from regimes.probes.distance_from_start import DistanceFromStart, log_growth
 from regimes.probes.effective_learning_rate import EffectiveLearningRate
 from regimes.probes.example_loss import ExampleLoss
 from regimes.probes.gradient_noise_scale import GradientNoiseScale
 from regimes.probes.gradient_norm import GradientNorm
+from regimes.probes.gradient_rms import GradientRMS
 from regimes.probes.gradient_snr import GradientSNR
 from regimes.probes.layer_norms import LayerNorms
 from regimes.probes.laziness import Laziness
+from regimes.probes.log_z import LogZ
+from regimes.probes.logit_sharpness import LogitSharpness, logit_sharpness
 from regimes.probes.order_memorization import OrderMemorization, order_memorization_test
 from regimes.probes.rank_me import RankMe
 from regimes.probes.reusable_holdout import ReusableHoldout
@@ -23,15 +27,19 @@ from regimes.probes.weight_norm import WeightNorm
 
 __all__ = [
     "AlphaReQ",
+    "AttentionLogits",
     "BatchHessianSpectrum",
     "DistanceFromStart",
     "EffectiveLearningRate",
     "ExampleLoss",
     "GradientNoiseScale",
     "GradientNorm",
+    "GradientRMS",
     "GradientSNR",
     "LayerNorms",
     "Laziness",
+    "LogZ",
+    "LogitSharpness",
     "OrderMemorization",
     "RankMe",
     "ReusableHoldout",
@@ -44,6 +52,7 @@ __all__ = [
     "detect_phases",
     "heavy_ball",
     "log_growth",
+    "logit_sharpness",
     "order_memorization_test",
     "spiked_eigenvalue",
     "stability_radius",
