@@ -58,7 +58,7 @@ def test_with_gains_of_one_no_logit_is_larger_than_the_root_of_the_head_size():
                 qkv = block.attention.qkv.weight
                 qkv[:16] = qkv[16:32] = scale * torch.randn(16, 16, dtype=torch.float64)
         found = rg.AttentionLogits()(model, lambda m, x: m(x).mean(), tokens)
-        assert found[""] <= 8**0.5
+        assert found[""] <= 8**0.5 * (1 + 1e-6)  # cosines and sines are float32
         assert found[""] == pytest.approx(8**0.5, rel=1e-5)  # a position's query with its own key: the same after turning
 
 

@@ -128,7 +128,7 @@ class ZLoss(OutputLoss):
         """Loss of drawn classes times sqrt(1 + 2 c log Z), plus or minus sqrt(2 c) log Z."""
         found, log_z = self._base.per_unit_drawn(output, target, generator), self._log_z(output, target)
         curved = (1.0 + 2.0 * self.coefficient * log_z.detach()).clamp_min(0.0).sqrt()
-        signs = 2.0 * torch.randint(2, log_z.shape, generator=generator, device=log_z.device) - 1.0
+        signs = 2.0 * torch.randint(2, log_z.shape, generator=generator, device=log_z.device).to(log_z.dtype) - 1.0
         price = signs * (2.0 * self.coefficient) ** 0.5 * log_z
         values = curved.to(found.values.dtype) * found.values + price.to(found.values.dtype)
         return UnitLosses(values, found.weights, found.examples)

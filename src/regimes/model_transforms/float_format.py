@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from regimes.core.card import Card
 from regimes.core.component import Component, fixed
 from regimes.core.registry import register
 
@@ -39,8 +40,8 @@ class FloatFormat(Component):
         There are no infinities. Default False.
     saturate : bool
         What is too large becomes the largest number, infinities too. Otherwise it becomes infinite, or NaN where the
-        format is finite; towards zero, numbers become the largest in any case, as IEEE 754 has it. Default False, as
-        torch casts.
+        format is finite; towards zero, numbers become the largest in any case, as IEEE 754 has it. Default False; "e4m3"
+        does, as torch 2.13 casts, where earlier ones gave NaN.
     scaled : bool
         Each tensor is multiplied before by the power of two for which its largest entry is within a factor 4 of the
         format's largest number, and divided after: as recipes for 8 bits do, but that theirs is no power of two.
@@ -60,14 +61,23 @@ class FloatFormat(Component):
     --------
     >>> x = torch.tensor([0.3, 1.7, 17.0, 500.0])
     >>> FORMATS["e4m3"].round(x).tolist()
-    [0.3125, 1.75, 16.0, nan]
-    >>> FloatFormat(4, 3, rounding="zero", finite=True).round(x).tolist()
-    [0.28125, 1.625, 16.0, 448.0]
+    [0.3125, 1.75, 16.0, 448.0]
+    >>> FloatFormat(4, 3, rounding="zero").round(x).tolist()  # with infinities: the largest is 240
+    [0.28125, 1.625, 16.0, 240.0]
     >>> FORMATS["e4m3"].largest, FORMATS["e5m2"].largest, FORMATS["bfloat16"].smallest_normal == 2.0**-126
     (448.0, 57344.0, True)
     """
 
     kind = "float_format"
+    card = Card(
+        title="A floating-point format of few bits",
+        axes=("regime",),
+        source="Micikevicius et al. 2022, arXiv:2209.05433",
+        when="In EmulatePrecision, RoundGradients and RoundStates.",
+        cost="a dozen passes over what is rounded",
+        shelf="atlas",
+        rows=("fp8-stability",),
+    )
 
     exponent: int = fixed(low=2, high=8)
     mantissa: int = fixed(low=1, high=23)
@@ -141,7 +151,7 @@ def _power(wide: Tensor) -> Tensor:
 
 #: The formats that a name stands for.
 FORMATS = {
-    "e4m3": FloatFormat(4, 3, finite=True),
+    "e4m3": FloatFormat(4, 3, finite=True, saturate=True),
     "e5m2": FloatFormat(5, 2),
     "bfloat16": FloatFormat(8, 7),
     "float16": FloatFormat(5, 10),
