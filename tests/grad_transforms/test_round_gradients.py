@@ -47,7 +47,9 @@ def test_chance_comes_from_the_steps_own_stream():
 def test_a_step_of_sgd_moves_by_the_rounded_gradient():
     """From zero weights and a rate of a power of two, what was moved lies in the format."""
     work = tiny.workload("values")
-    regime = rg.Regime(optimizer=rg.SGD(lr=1.0), batch_size=6, budget="1 steps", grad_transforms=[rg.RoundGradients("e5m2")])
+    regime = rg.Regime(
+        optimizer=rg.SGD(lr=1.0), batch_size=6, budget="1 steps", grad_transforms=[rg.RoundGradients("e5m2")]
+    )
     run = Run(work, regime, seed=0)
     with torch.no_grad():
         run.model[4].bias.zero_()

@@ -112,7 +112,9 @@ def test_both_products_of_attention(kind):
     found = inside(
         lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=kind == "causal"), q, k, v
     )
-    torch.testing.assert_close(found, plain_attention(q, k, v, causal if kind == "causal" else mask), rtol=1e-14, atol=0)
+    torch.testing.assert_close(
+        found, plain_attention(q, k, v, causal if kind == "causal" else mask), rtol=1e-14, atol=0
+    )
 
 
 @pytest.mark.exact("EmulatePrecision")
@@ -120,11 +122,15 @@ def test_attention_with_fewer_heads_of_keys_a_scale_and_dropout():
     q, k, v = drawn(2, 4, 5, 3), drawn(2, 2, 5, 3, seed=1), drawn(2, 2, 5, 3, seed=2)
     full = rg.EmulatePrecision(FULL)
     named = {"scale": 0.7, "enable_gqa": True}
-    found = inside(lambda *qkv: F.scaled_dot_product_attention(*qkv, **named), *(t.float() for t in (q, k, v)), transform=full)
+    found = inside(
+        lambda *qkv: F.scaled_dot_product_attention(*qkv, **named), *(t.float() for t in (q, k, v)), transform=full
+    )
     wanted = F.scaled_dot_product_attention(q, k, v, **named)
     torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
     torch.manual_seed(0)
-    kept = inside(lambda *qkv: F.scaled_dot_product_attention(*qkv, dropout_p=0.5), q, q, torch.eye(5).double().expand(2, 4, 5, 5))
+    kept = inside(
+        lambda *qkv: F.scaled_dot_product_attention(*qkv, dropout_p=0.5), q, q, torch.eye(5).double().expand(2, 4, 5, 5)
+    )
     assert 0.2 < (kept == 0).double().mean().item() < 0.8
 
 
@@ -200,7 +206,9 @@ def test_a_pattern_that_matches_nothing_is_refused():
 def test_gradients_of_examples_and_stacked_copies_see_the_same_numbers(format_):
     """vmap over stacked weights gives what each model gives; only chance, which vmap refuses, stays alone."""
     models = [rg.EmulatePrecision(format_).structure(nn.Linear(4, 3).double()) for _ in range(3)]
-    stacked = {name: torch.stack([dict(m.named_parameters())[name].detach() for m in models]) for name in ("weight", "bias")}
+    stacked = {
+        name: torch.stack([dict(m.named_parameters())[name].detach() for m in models]) for name in ("weight", "bias")
+    }
     x = drawn(3, 5, 4)
 
     def call(parameters, x):

@@ -59,7 +59,9 @@ def test_with_gains_of_one_no_logit_is_larger_than_the_root_of_the_head_size():
                 qkv[:16] = qkv[16:32] = scale * torch.randn(16, 16, dtype=torch.float64)
         found = rg.AttentionLogits()(model, lambda m, x: m(x).mean(), tokens)
         assert found[""] <= 8**0.5 * (1 + 1e-6)  # cosines and sines are float32
-        assert found[""] == pytest.approx(8**0.5, rel=1e-5)  # a position's query with its own key: the same after turning
+        assert found[""] == pytest.approx(
+            8**0.5, rel=1e-5
+        )  # a position's query with its own key: the same after turning
 
 
 @pytest.mark.exact("QKNorm")
@@ -130,7 +132,9 @@ def test_torchs_encoder_layer_is_normalized_too():
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).double()
     x = torch.randn(3, 5, 8, dtype=torch.float64)
     attention = layer.self_attn
-    q, k, v = F.linear(x, attention.in_proj_weight, attention.in_proj_bias).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+    q, k, v = (
+        F.linear(x, attention.in_proj_weight, attention.in_proj_bias).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+    )
     mixed = (norm(q, 1.0) @ norm(k, 1.0).mT / 2.0).softmax(-1) @ v
     mixed = F.linear(mixed.transpose(1, 2).flatten(2), attention.out_proj.weight, attention.out_proj.bias)
     wanted = layer.norm1(x + mixed)

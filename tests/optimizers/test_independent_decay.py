@@ -31,7 +31,9 @@ def test_decay_over_the_peak_is_decay_by_the_schedule_alone(hand, peak):
     """100 steps in float64 with warm-up and cosine: the same decay at any peak."""
     decay, schedule = 0.02, rg.Cosine(1.0, warmup="10%")
     regime = rg.Regime(
-        optimizer=rg.AdamW(lr=rg.Cosine(peak, warmup="10%"), weight_decay=decay / peak), batch_size=64, budget="100 steps"
+        optimizer=rg.AdamW(lr=rg.Cosine(peak, warmup="10%"), weight_decay=decay / peak),
+        batch_size=64,
+        budget="100 steps",
     )
 
     def before(optimizer, record, number):

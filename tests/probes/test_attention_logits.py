@@ -84,7 +84,10 @@ def test_every_layer_of_a_gpt_by_its_name():
     turns = torch.view_as_complex(model.rotation.double())[:8]
     for name, out in seen.items():
         q, k, _ = out.view(3, 8, 3, 2, 8).unbind(2)
-        q, k = (torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (4, 2)).contiguous()) * turns[:, 0]).flatten(-2) for x in (q, k))
+        q, k = (
+            torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (4, 2)).contiguous()) * turns[:, 0]).flatten(-2)
+            for x in (q, k)
+        )
         wanted = largest(q.transpose(1, 2), k.transpose(1, 2), torch.ones(8, 8, dtype=torch.bool).tril())
         assert found[name] == pytest.approx(wanted, rel=1e-6)
     assert list(found) == ["", "blocks.0.attention", "blocks.1.attention"]

@@ -40,7 +40,8 @@ def range_shrinks(seed: int) -> tuple[float, float]:
     runs = _runs(seed)
     limit = _limit(runs)
     largest = [
-        max((run.rate for run in runs if run.bits == bits and run.loss <= limit), default=_RATES[0] / 2) for bits in _BITS
+        max((run.rate for run in runs if run.bits == bits and run.loss <= limit), default=_RATES[0] / 2)
+        for bits in _BITS
     ]
     if len(set(largest)) == 1:
         return 0.0, 0.8

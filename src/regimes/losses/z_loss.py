@@ -108,7 +108,9 @@ class ZLoss(OutputLoss):
         """Refuse a loss without a softmax."""
         logits = getattr(type(self.loss), "logits", OutputLoss.logits)
         if logits is OutputLoss.logits or isinstance(self.loss, ZLoss):
-            raise DeclarationError(f"got {self.loss!r}; allowed: a loss that takes a softmax, NextToken or CrossEntropy", "loss")
+            raise DeclarationError(
+                f"got {self.loss!r}; allowed: a loss that takes a softmax, NextToken or CrossEntropy", "loss"
+            )
 
     def init(self) -> State:
         """Return the memory of the loss added to."""

@@ -57,7 +57,8 @@ class EmulatePrecision(ModelTransform):
     -----
     In a later phase, another one takes the place of this in the modules that it matches: ``FloatFormat(8, 23)`` rounds
     nothing of what is float32. In a run, gradients that come back are those of the sum of the units' losses: the division by
-    their number comes after. A module inside another that rounds is rounded by both. The optimizer's part is `RoundGradients` and `RoundStates`.
+    their number comes after. A module inside another that rounds is rounded by both. The optimizer's part is
+    `RoundGradients` and `RoundStates`.
 
     References
     ----------
@@ -137,7 +138,8 @@ class EmulatePrecision(ModelTransform):
         for place, pattern in enumerate(self.patterns):
             if not fnmatch.filter(modules, pattern):
                 raise DeclarationError(
-                    f"got '{pattern}', which matches no module; {nearest_pattern(pattern, modules[1:])}", f"patterns.{place}"
+                    f"got '{pattern}', which matches no module; {nearest_pattern(pattern, modules[1:])}",
+                    f"patterns.{place}",
                 )
         found = [name for name in modules if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.patterns)]
         if "" in found:
@@ -244,4 +246,3 @@ class _Incoming(torch.autograd.Function):
         """Round."""
         (uniform,) = ctx.saved_tensors
         return _Rounded.apply(gradient, ctx.precision, uniform), None, None
-

@@ -63,5 +63,10 @@ def _made(plain: type[nn.Module], around: tuple[Any, ...]) -> type[nn.Module]:
             return plain.forward(self, *args, **kwargs)
 
     forward.__doc__ = plain.forward.__doc__
-    body = {"forward": forward, "_surrounded": (plain, around), "__doc__": plain.__doc__, "__module__": plain.__module__}
+    body = {
+        "forward": forward,
+        "_surrounded": (plain, around),
+        "__doc__": plain.__doc__,
+        "__module__": plain.__module__,
+    }
     return type(plain.__name__, (plain,), body)

@@ -162,6 +162,7 @@ class QKNorm(ModelTransform):
         for place, pattern in enumerate(self.patterns):
             if not fnmatch.filter(modules, pattern):
                 raise DeclarationError(
-                    f"got '{pattern}', which matches no module; {nearest_pattern(pattern, modules)}", f"patterns.{place}"
+                    f"got '{pattern}', which matches no module; {nearest_pattern(pattern, modules)}",
+                    f"patterns.{place}",
                 )
         return [name for name in modules if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.patterns)]

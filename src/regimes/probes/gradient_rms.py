@@ -47,7 +47,8 @@ class GradientRMS(ViewProbe):
     --------
     >>> import torch
     >>> model = torch.nn.Linear(2, 1, bias=False)
-    >>> GradientRMS()(model, lambda m, x: m(x).mean(), torch.tensor([[1.0, 7.0]]))
+    >>> found = GradientRMS()(model, lambda m, x: m(x).mean(), torch.tensor([[1.0, 7.0]]))
+    >>> {name: round(value, 4) for name, value in found.items()}
     {'': 5.0, 'weight': 5.0}
     """
 
@@ -73,5 +74,7 @@ class GradientRMS(ViewProbe):
         found = {name: size / math.sqrt(counts[name]) for name, size in norms.items()}
         for name, size in found.items():
             if 0.0 < size < _NEAR * self.eps:
-                notice(f"the gradient of '{name}' has come near Adam's eps, {self.eps:g}: its updates vanish; lower eps.")
+                notice(
+                    f"the gradient of '{name}' has come near Adam's eps, {self.eps:g}: its updates vanish; lower eps."
+                )
         return {"": min((size for size in found.values() if size > 0.0), default=0.0)} | found
