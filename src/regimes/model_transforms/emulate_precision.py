@@ -19,7 +19,7 @@ from regimes.core.registry import register
 from regimes.model_transforms.float_format import FloatFormat, Format, format_of
 from regimes.model_transforms.inside import free, surround
 
-_SCALE = "char_lm of 0.04 M parameters, 300 steps of 8 windows of 32 bytes, five rates from 0.001 to 0.1"
+_SCALE = "char_lm of 0.04 M parameters, 200 steps of 8 windows of 32 bytes, five rates from 0.001 to 0.1"
 
 
 @register
@@ -104,7 +104,7 @@ class EmulatePrecision(ModelTransform):
                 measure="regimes.claims.precision:range_shrinks",
             ),
             Claim(
-                "LogitSharpness after 100 steps tells which of these runs do not end: the area under the ROC curve is at least "
+                "LogitSharpness after a third of the steps tells which of these runs do not end: the area under the ROC curve is at least "
                 "0.7.",
                 {"seeds": 5, "margin": 0.01, "scale": _SCALE},
                 paper_scale="LLaMA 7B, E8M3 to E8M7",
