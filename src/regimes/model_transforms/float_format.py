@@ -141,7 +141,7 @@ class FloatFormat(Component):
         elif self.rounding == "zero":
             places = places.trunc()
         else:
-            drawn = self.uniform(wide) if uniform is None else uniform
+            drawn = torch.rand_like(wide) if uniform is None else uniform
             places = torch.copysign((places.abs() + drawn).floor(), wide)
         found = places * spacing
         if self.saturate:

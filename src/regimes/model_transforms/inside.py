@@ -47,12 +47,12 @@ def free(module: nn.Module, kind: type) -> None:
         module.__class__ = _made(plain, others) if others else plain
 
 
-def _parts(module: nn.Module) -> tuple[type[nn.Module], tuple[Any, ...]]:
+def _parts(module: nn.Module) -> tuple[Any, tuple[Any, ...]]:
     return getattr(type(module), "_surrounded", (type(module), ()))
 
 
 @functools.cache
-def _made(plain: type[nn.Module], around: tuple[Any, ...]) -> type[nn.Module]:
+def _made(plain: Any, around: tuple[Any, ...]) -> Any:
     """One class for each class and transforms, so that a model that is built again is of the same."""
     outwards = sorted(around, key=lambda one: one.innermost)
 
