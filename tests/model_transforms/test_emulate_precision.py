@@ -258,3 +258,20 @@ def test_a_run_in_few_bits_is_the_loop_in_few_bits():
         w, b = w - 0.5 * slope.mT @ r(x), b - 0.5 * slope.sum(0)
     for p, wanted in zip(run.model.parameters(), (w, b)):
         torch.testing.assert_close(p.detach(), wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.exact("EmulatePrecision")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gradient", ["e4m3", "e5m2", "bfloat16", rg.FloatFormat(8, 2, rounding="stochastic")])
+def test_a_batched_backward_gives_each_examples_gradient(gradient, dtype):
+    """As gradients of examples are made: one backward for all of them, each rounded as if it came alone."""
+    torch.manual_seed(0)
+    net = rg.EmulatePrecision("e4m3", gradient).structure(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)))
+    losses = net.to(dtype)(drawn(5, 4, dtype=dtype)).square().sum(1) * 1e-3
+    together = torch.autograd.grad(
+        losses, list(net.parameters()), torch.eye(5, dtype=dtype), is_grads_batched=True, retain_graph=True
+    )
+    for place in range(5):
+        alone = torch.autograd.grad(losses[place], list(net.parameters()), retain_graph=True)
+        for rows, wanted in zip(together, alone):
+            torch.testing.assert_close(rows[place], wanted, rtol=1e-6, atol=1e-9)

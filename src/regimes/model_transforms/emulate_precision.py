@@ -58,7 +58,7 @@ class EmulatePrecision(ModelTransform):
     In a later phase, another one takes the place of this in the modules that it matches: ``FloatFormat(8, 23)`` rounds
     nothing of what is float32. In a run, gradients that come back are those of the sum of the units' losses: the division by
     their number comes after. A module inside another that rounds is rounded by both. The optimizer's part is
-    `RoundGradients` and `RoundStates`.
+    `RoundGradients` and `RoundStates`. Gradients of examples are rounded each by itself.
 
     References
     ----------
