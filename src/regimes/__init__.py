@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from regimes.recipes.resnet_rs import regularized_decay, resnet_rs, resnet_rs_ablation
     from regimes.samplers import *  # noqa: F403
     from regimes.scaling.batch import ScaledBatch, scale_batch
+    from regimes.scaling.proxies import PowerLaw, lr_sensitivity
     from regimes.schedules import *  # noqa: F403
     from regimes.selectors import *  # noqa: F403
     from regimes.sources import *  # noqa: F403
@@ -95,6 +96,7 @@ _ELSEWHERE = {
     "regimes.integrations.offload": ("offload",),
     "regimes.recipes.resnet_rs": ("regularized_decay", "resnet_rs", "resnet_rs_ablation"),
     "regimes.scaling.batch": ("ScaledBatch", "scale_batch"),
+    "regimes.scaling.proxies": ("PowerLaw", "lr_sensitivity"),
     "regimes.study.audit": ("Audit", "audit"),
     "regimes.study.branches": ("extend", "fork"),
     "regimes.study.decay_branches": ("branch",),

@@ -17,6 +17,7 @@ LEAST = {
     "controller": 16,
     "detector": 6,
     "estimator": 6,
+    "float_format": 6,
     "grad_transform": 17,
     "group": 6,
     "loss": 16,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import regimes as rg
-from regimes.claims.small_gpt import final_loss, work
+from regimes.claims.small_gpt import CLUELESS, final_loss, work
 from regimes.core.component import fixed
 from regimes.core.kinds import GradTransform, State, TransformContext
 from regimes.workloads import models
@@ -126,8 +126,7 @@ def _best(rule: Callable[[float], Any], seed: int, *guards: Any) -> float:
 
 
 def _sensitivity(losses: list[float]) -> float:
-    best = min(losses)
-    return math.log2(sum(loss - best for loss in losses) / len(losses) + 1e-6)
+    return math.log2(rg.lr_sensitivity(_RATES, losses, CLUELESS) + 1e-6)
 
 
 class Spikes(GradTransform):

@@ -21,3 +21,6 @@ __all__ = [
     "SkipSpikes",
     "ZScore",
 ]
+from regimes.grad_transforms.round_gradients import RoundGradients
+
+__all__ = ["AdaClip", "AdaGN", "ClipNorm", "ClipValue", "Noise", "RoundGradients"]

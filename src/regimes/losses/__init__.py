@@ -14,6 +14,7 @@ from regimes.losses.next_token import NextToken
 from regimes.losses.noprop import NoProp
 from regimes.losses.policy_gradient import PolicyGradient
 from regimes.losses.self_distillation import kernel_self_distillation, optimal_weight, spectral_filter
+from regimes.losses.z_loss import ZLoss
 
 __all__ = [
     "BCE",
@@ -29,6 +30,7 @@ __all__ = [
     "NextToken",
     "NoProp",
     "PolicyGradient",
+    "ZLoss",
     "kernel_self_distillation",
     "optimal_weight",
     "spectral_filter",

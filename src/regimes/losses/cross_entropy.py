@@ -75,6 +75,11 @@ class CrossEntropy(OutputLoss):
         counts = None if target.is_floating_point() else kept(target, self.ignore)
         return per_position(values, None if counts is None else counts.to(values.dtype))
 
+    def logits(self, output: Tensor, target: Tensor) -> Tensor:
+        """Logits of every target."""
+        rows = output.movedim(1, -1)
+        return rows.reshape(-1, rows.shape[-1])
+
     def per_unit_drawn(self, output: Tensor, target: Tensor, generator: torch.Generator) -> UnitLosses:
         """Loss, without smoothing (which has the same curvature), of classes drawn from softmax(output)."""
         logits = output.movedim(1, -1)  # (n, d1, ..., classes)

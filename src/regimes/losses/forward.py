@@ -114,6 +114,10 @@ class OutputLoss(Loss):
         """Return the losses per unit."""
         raise NotImplementedError(f"{type(self).__name__} gives no units")
 
+    def logits(self, output: Any, target: Any) -> Tensor:
+        """Return the logits of every unit, shape (units, classes), of a loss that takes a softmax of them."""
+        raise NotImplementedError(f"{type(self).__name__} takes no softmax")
+
     def units(self, state: State, model: nn.Module, batch: Any) -> UnitLosses:
         """One forward, then `per_unit`."""
         return self.per_unit(*predict(model, batch))

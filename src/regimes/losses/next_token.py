@@ -48,6 +48,10 @@ class NextToken(OutputLoss):
         counts = kept(flat, self.ignore)
         return UnitLosses(values, None if counts is None else counts.to(values.dtype), examples)
 
+    def logits(self, output: Tensor, target: Tensor) -> Tensor:
+        """Logits of every token."""
+        return flat_tokens(output, target)[0]
+
     def per_unit_drawn(self, output: Tensor, target: Tensor, generator: torch.Generator) -> UnitLosses:
         """Loss of tokens drawn from softmax(output); padding stays padding."""
         logits, flat, _ = flat_tokens(output, target)

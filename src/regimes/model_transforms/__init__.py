@@ -2,6 +2,8 @@
 
 from regimes.model_transforms.centered_output import Centered, CenteredOutput
 from regimes.model_transforms.double_rounding import DoubleRounding
+from regimes.model_transforms.emulate_precision import EmulatePrecision
+from regimes.model_transforms.float_format import FloatFormat
 from regimes.model_transforms.freeze import Freeze
 from regimes.model_transforms.ghost_batch_norm import GhostBatchNorm, GhostBatchNorms
 from regimes.model_transforms.gptq import GPTQ
@@ -11,6 +13,7 @@ from regimes.model_transforms.input_dropout import InputDropout
 from regimes.model_transforms.lora import LoRA, MergeLoRA
 from regimes.model_transforms.low_rank_init import LowRankInit, effective_rank
 from regimes.model_transforms.mup_init import MuPInit
+from regimes.model_transforms.qk_norm import QKNorm
 from regimes.model_transforms.reinitialise import Reinitialise
 from regimes.model_transforms.round_to_nearest import RoundToNearest
 from regimes.model_transforms.rounding import at_width
@@ -24,6 +27,8 @@ __all__ = [
     "Centered",
     "CenteredOutput",
     "DoubleRounding",
+    "EmulatePrecision",
+    "FloatFormat",
     "Freeze",
     "GhostBatchNorm",
     "GhostBatchNorms",
@@ -34,6 +39,7 @@ __all__ = [
     "LowRankInit",
     "MergeLoRA",
     "MuPInit",
+    "QKNorm",
     "Reinitialise",
     "RoundToNearest",
     "StartFrom",

@@ -32,6 +32,7 @@ from regimes.optimizers.wrappers.lanton import LANTON
 from regimes.optimizers.wrappers.momentum_reset import MomentumReset
 from regimes.optimizers.wrappers.normalize_and_project import NormalizeAndProject
 from regimes.optimizers.wrappers.rewind import Rewind
+from regimes.optimizers.wrappers.round_states import RoundStates
 from regimes.optimizers.wrappers.sam import SAM
 from regimes.optimizers.zeroth_order.black_box import BlackBox
 from regimes.optimizers.zeroth_order.estimators import CoordinateDifferences, RandomDirections
@@ -74,6 +75,7 @@ __all__ = [
     "RandomDirections",
     "RecursiveRidge",
     "Rewind",
+    "RoundStates",
     "SGDSaI",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",

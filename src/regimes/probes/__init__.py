@@ -1,6 +1,7 @@
 """Probes: one question per file; they disturb nothing, and work on (model, loss_fn, batch) alone."""
 
 from regimes.probes.alpha_req import AlphaReQ
+from regimes.probes.attention_logits import AttentionLogits
 from regimes.probes.batch_hessian_spectrum import BatchHessianSpectrum, heavy_ball, spiked_eigenvalue
 from regimes.probes.distance_from_start import DistanceFromStart, log_growth
 from regimes.probes.effective_learning_rate import EffectiveLearningRate
@@ -8,9 +9,12 @@ from regimes.probes.example_loss import ExampleLoss
 from regimes.probes.feature_response import FeatureResponse, feature_response
 from regimes.probes.gradient_noise_scale import GradientNoiseScale
 from regimes.probes.gradient_norm import GradientNorm
+from regimes.probes.gradient_rms import GradientRMS
 from regimes.probes.gradient_snr import GradientSNR
 from regimes.probes.layer_norms import LayerNorms
 from regimes.probes.laziness import Laziness
+from regimes.probes.log_z import LogZ
+from regimes.probes.logit_sharpness import LogitSharpness, logit_sharpness
 from regimes.probes.loss_spikes import LossSpikes
 from regimes.probes.order_memorization import OrderMemorization, order_memorization_test
 from regimes.probes.rank_me import RankMe
@@ -27,6 +31,7 @@ from regimes.probes.weight_norm import WeightNorm
 
 __all__ = [
     "AlphaReQ",
+    "AttentionLogits",
     "BatchHessianSpectrum",
     "DistanceFromStart",
     "EffectiveLearningRate",
@@ -34,10 +39,13 @@ __all__ = [
     "FeatureResponse",
     "GradientNoiseScale",
     "GradientNorm",
+    "GradientRMS",
     "GradientSNR",
     "LayerNorms",
     "Laziness",
     "LossSpikes",
+    "LogZ",
+    "LogitSharpness",
     "OrderMemorization",
     "RankMe",
     "ResidualOscillation",
@@ -53,6 +61,7 @@ __all__ = [
     "feature_response",
     "heavy_ball",
     "log_growth",
+    "logit_sharpness",
     "order_memorization_test",
     "spiked_eigenvalue",
     "stability_radius",

@@ -131,6 +131,7 @@ def char_lm(
     held_out: int = 16_000,
     dropout: float = 0.0,
     noise: float = 0.0,
+    qk_norm: bool = False,
 ) -> Workload:
     """Return a small byte-level GPT on real text that every installation has.
 
@@ -150,6 +151,8 @@ def char_lm(
     noise : float
         Share of the bytes that are drawn anew, the same ones in every run, in a further source to train on, ``noisy``:
         the first domain with errors. Default 0: no such source.
+    qk_norm : bool
+        Whether queries and keys are normalized; see `regimes.workloads.models.TinyGPT`. Default off.
     """
     corpus = load_corpus(tuple(domains))
     splits: dict[str, Any] = {}
@@ -159,8 +162,10 @@ def char_lm(
         if noise and split == "train":
             texts["noisy"] = synthetic.with_errors(texts[domains[0]], noise)
         splits[split] = TextWindows.several(texts, length)
-    model = functools.partial(models.TinyGPT, width=width, layers=layers, heads=heads, context=length, dropout=dropout)
-    return Workload(model=model, loss=NextToken(), name="char_lm", **splits)
+    sizes: dict[str, Any] = {"width": width, "layers": layers, "heads": heads, "context": length, "dropout": dropout}
+    if qk_norm:  # left out where off: the workload is then what it was before it could be on
+        sizes["qk_norm"] = True
+    return Workload(model=functools.partial(models.TinyGPT, **sizes), loss=NextToken(), name="char_lm", **splits)
 
 
 def tabular(name: str = "breast_cancer", hidden: int = 32) -> Workload:

@@ -318,6 +318,8 @@ class TinyGPT(nn.Module):
         Of attention weights and of what each half block adds.
     causal : bool
         Whether a position sees only those before it; an encoder sees all.
+    qk_norm : bool
+        Layer norm, with a gain and no offset, of the queries and keys of each head (`QKNorm` says more). Default off.
 
     Raises
     ------
@@ -328,7 +330,8 @@ class TinyGPT(nn.Module):
     -----
     ``2 * vocab * width + 12 * layers * width**2`` parameters: ``embed.weight``, per block
     ``blocks.0.attention.qkv.weight``, ``blocks.0.attention.out.weight``, ``blocks.0.mlp.up.weight``,
-    ``blocks.0.mlp.down.weight``, and ``head.weight``. Matrices start with variance ``1 / inputs``, the embedding
+    ``blocks.0.mlp.down.weight``, and ``head.weight``; with `qk_norm` ``blocks.0.attention.q_norm.weight`` and
+    ``k_norm.weight``, which start at 1. Matrices start with variance ``1 / inputs``, the embedding
     with 0.01, and the matrices that write into the stream (``out``, ``down``) at zero, so a fresh network is a table
     of token pairs.
 
@@ -365,6 +368,7 @@ class TinyGPT(nn.Module):
         context: int = 64,
         dropout: float = 0.0,
         causal: bool = True,
+        qk_norm: bool = False,
     ) -> None:
         super().__init__()
         _check_transformer(vocab=vocab, layers=layers, width=width, heads=heads, context=context, dropout=dropout)
@@ -374,7 +378,7 @@ class TinyGPT(nn.Module):
             )
         self.context, self.causal = context, causal
         self.embed = nn.Embedding(vocab, width)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads, dropout, qk_norm) for _ in range(layers))
         self.head = nn.Linear(width, vocab, bias=False)
         # Real pairs and not complex numbers: `model.to(dtype)` would drop the imaginary part of a complex buffer.
         self.register_buffer("rotation", rotation_table(context, width // heads), persistent=False)
@@ -423,6 +427,7 @@ class TinyGPT(nn.Module):
             context=self.context,
             dropout=block.dropout,
             causal=self.causal,
+            qk_norm=block.attention.qk_norm,
         )
 
 

@@ -8,21 +8,33 @@ from torch import Tensor, nn
 
 __all__ = ["Attention", "Block", "FeedForward", "as_complex", "initialize", "rms_norm", "rotation_table"]
 
+#: Of the norms of queries and keys: flax's default.
+QK_EPS = 1e-6
+
 
 class Attention(nn.Module):
-    """Attention with one matrix for queries, keys and values, and rotary positions (if `rotation` is given)."""
+    """Attention with one matrix for queries, keys and values, and rotary positions (if `rotation` is given).
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+    With `qk_norm` queries and keys of each head go through a layer norm with a gain, before they are turned.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, qk_norm: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.dropout = dropout
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
+        self.qk_norm = qk_norm
+        if qk_norm:
+            self.q_norm, self.k_norm = (nn.LayerNorm(width // heads, QK_EPS, bias=False) for _ in range(2))
 
     def forward(self, x: Tensor, rotation: Tensor | None, is_causal: bool) -> Tensor:
         """Map ``[batch, length, width]`` to the same shape."""
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
+        if self.qk_norm:
+            q, k, v = qkv.unbind(2)
+            qkv = torch.stack((self.q_norm(q), self.k_norm(k), v), 2)
         if rotation is None:
             q, k, v = qkv.unbind(2)
         else:
@@ -65,9 +77,9 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """A pre-norm transformer block: attention and feed-forward, each added to the stream."""
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, qk_norm: bool = False) -> None:
         super().__init__()
-        self.attention = Attention(width, heads, dropout)
+        self.attention = Attention(width, heads, dropout, qk_norm)
         self.mlp = FeedForward(width)
         self.dropout = dropout
 
@@ -86,8 +98,10 @@ def rms_norm(x: Tensor) -> Tensor:
 
 
 def initialize(model: nn.Module) -> None:
-    """Matrices keep the size of what they are given; those that write into the stream start at zero."""
+    """Matrices keep the size of what they are given; those that write into the stream start at zero, gains stay at 1."""
     for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            continue
         if name.endswith(("attention.out.weight", "mlp.down.weight")):
             nn.init.zeros_(parameter)
         else:

@@ -35,7 +35,8 @@ class AdamW(Tensorwise):
     eps : knob
         epsilon. Default 1e-8.
     weight_decay : knob
-        lambda, multiplied by the learning rate as in torch. Default 0.01, torch's.
+        lambda, multiplied by the learning rate as in torch. Default 0.01, torch's. Decay by the schedule alone, independent of
+        the rate's peak (Wortsman et al. 2024, arXiv:2309.14322), is lambda divided by the peak.
 
     References
     ----------
