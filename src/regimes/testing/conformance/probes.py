@@ -66,14 +66,9 @@ def gives_numbers(stand: Stand) -> None:
 
 @rule("disturbs nothing in a run", "probe")
 def disturbs_nothing_in_a_run(stand: Stand) -> None:
-<<<<<<< HEAD
     """Weights, states, buffers, plans and work are bitwise those of a run without it; its own memory is apart."""
-    found = trees.differences(_observed([])[0], _observed([stand.example.replace("every", _OFTEN)])[0])
-=======
-    """Weights, states, buffers, plans and work are bitwise those of a run without it."""
     task, often = _task(stand), stand.example.replace("every", _OFTEN)
     found = trees.differences(_observed(task, [])[0], _observed(task, [often])[0])
->>>>>>> 641cdb264c3454d2c882b58ed0a0c979e81eb1d1
     demand(not found, f"with {stand.example!r} the run ends differently at {found[:4]}")
 
 
