@@ -13,13 +13,25 @@ from regimes.core.attention import Attention
 from regimes.core.calls import Calls
 from regimes.core.card import Card, Claim
 from regimes.core.component import fixed
-from regimes.core.errors import DeclarationError, nearest_pattern
+from regimes.core.errors import DeclarationError
 from regimes.core.kinds import ModelTransform
 from regimes.core.registry import register
 from regimes.model_transforms.float_format import FloatFormat, Format, format_of
-from regimes.model_transforms.inside import free, surround
+from regimes.model_transforms.patterns import matching_modules, outermost
+from regimes.model_transforms.swapped import Swapped, put, take
 
 _SCALE = "char_lm of 0.04 M parameters, 200 steps of 8 windows of 32 bytes, five rates from 0.001 to 0.1"
+
+
+class RoundedProducts(Swapped):
+    """In front of a module's class: inside its forward, products are of rounded factors."""
+
+    rounding: EmulatePrecision
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the module among the answers that round."""
+        with self.rounding.products():
+            return super().forward(*args, **kwargs)
 
 
 @register
@@ -80,7 +92,6 @@ class EmulatePrecision(ModelTransform):
     patterns: tuple[str, ...] = fixed(("*",))
 
     keeps_values = True
-    innermost = False
     card = Card(
         title="Products of matrices in an emulated precision",
         axes=("regime",),
@@ -126,27 +137,14 @@ class EmulatePrecision(ModelTransform):
 
     def structure(self, model: nn.Module) -> nn.Module:
         """Give the modules that match, the outermost of each, a forward that rounds."""
-        for name in self._regions(model):
+        whole = any(fnmatch.fnmatchcase("", pattern) for pattern in self.patterns)
+        for name in [""] if whole else outermost(matching_modules(model, self.patterns)):
             region = model.get_submodule(name)
-            for module in region.modules():
-                free(module, EmulatePrecision)
-            surround(region, self)
+            take(region, RoundedProducts, "rounding")
+            put(region, RoundedProducts, rounding=self)
         return model
 
-    def _regions(self, model: nn.Module) -> list[str]:
-        modules = [name for name, _ in model.named_modules()]
-        for place, pattern in enumerate(self.patterns):
-            if not fnmatch.filter(modules, pattern):
-                raise DeclarationError(
-                    f"got '{pattern}', which matches no module; {nearest_pattern(pattern, modules[1:])}",
-                    f"patterns.{place}",
-                )
-        found = [name for name in modules if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.patterns)]
-        if "" in found:
-            return [""]
-        return [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
-
-    def around(self, module: Any) -> Calls:
+    def products(self) -> Calls:
         """Return a context inside which products are rounded."""
         rounded = dict.fromkeys(_OPERANDS, self._product)
         attention = functional.scaled_dot_product_attention

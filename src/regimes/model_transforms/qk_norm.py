@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import fnmatch
-from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,13 +10,43 @@ from torch.nn import functional
 from regimes.core.calls import Calls, given
 from regimes.core.card import Card, Claim
 from regimes.core.component import fixed
-from regimes.core.errors import DeclarationError, nearest_pattern
+from regimes.core.errors import DeclarationError
 from regimes.core.kinds import ModelTransform, TransformResult
 from regimes.core.randomness import Streams
 from regimes.core.registry import register
-from regimes.model_transforms.inside import surround
+from regimes.model_transforms.patterns import matching_modules
+from regimes.model_transforms.swapped import Swapped, put
 
 _SCALE = "char_lm of 0.04 M parameters, 400 steps of 16 windows of 32 bytes, eight rates from 1e-4 to 0.3"
+
+
+class NormalizedAttention(Swapped):
+    """In front of a module's class: inside its forward, attention has its queries and keys normalized."""
+
+    nearest = True
+    q_norm: nn.Module
+    k_norm: nn.Module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the module, and refuse one that calls no attention."""
+        heard = []
+
+        def normalized(function: Any, args: Any, kwargs: Any) -> Tensor:
+            heard.append(function)
+            query, key = given(args, kwargs, 0, "query"), given(args, kwargs, 1, "key")
+            named = {name: value for name, value in kwargs.items() if name not in ("query", "key")}
+            if len(args) < 3:
+                named["value"] = given(args, kwargs, 2, "value")
+            return function(self.q_norm(query), self.k_norm(key), *args[2:], **named)
+
+        with Calls({functional.scaled_dot_product_attention: normalized}):
+            found = super().forward(*args, **kwargs)
+        if not heard:
+            raise DeclarationError(
+                f"{self.own.__name__} calls no scaled_dot_product_attention, whose queries QKNorm could normalize",
+                "patterns",
+            )
+        return found
 
 
 @register
@@ -76,7 +103,6 @@ class QKNorm(ModelTransform):
     eps: float = fixed(1e-6, above=0)
 
     keeps_values = True
-    innermost = True
     card = Card(
         title="Layer norm of queries and keys",
         axes=("regime",),
@@ -120,7 +146,7 @@ class QKNorm(ModelTransform):
 
     def structure(self, model: nn.Module) -> nn.Module:
         """Give each module that matches its norms."""
-        for name in self._places(model):
+        for name in matching_modules(model, self.patterns):
             module: Any = model.get_submodule(name)
             like = next(module.parameters(), next(model.parameters()))
             for own in ("q_norm", "k_norm"):
@@ -128,41 +154,10 @@ class QKNorm(ModelTransform):
                     raise DeclarationError(f"'{name}' has a '{own}' already; allowed: a module without", "patterns")
                 norm = nn.LayerNorm(self.head_size, self.eps, bias=False, device=like.device, dtype=like.dtype)
                 setattr(module, own, norm.train(module.training))
-            surround(module, self)
+            put(module, NormalizedAttention)
         return model
 
     def fill(self, model: nn.Module, before: nn.Module, batches: Any, streams: Streams) -> TransformResult:
         """Gains begin at 1, as they are; all else is as it was."""
         old = {name for name, _ in before.named_parameters()}
         return TransformResult({name: name if name in old else None for name, _ in model.named_parameters()})
-
-    @contextlib.contextmanager
-    def around(self, module: Any) -> Iterator[None]:
-        """Inside, attention has its queries and keys normalized."""
-        heard = []
-
-        def normalized(function: Any, args: Any, kwargs: Any) -> Tensor:
-            heard.append(function)
-            query, key = given(args, kwargs, 0, "query"), given(args, kwargs, 1, "key")
-            named = {name: value for name, value in kwargs.items() if name not in ("query", "key")}
-            if len(args) < 3:
-                named["value"] = given(args, kwargs, 2, "value")
-            return function(module.q_norm(query), module.k_norm(key), *args[2:], **named)
-
-        with Calls({functional.scaled_dot_product_attention: normalized}):
-            yield
-        if not heard:
-            raise DeclarationError(
-                f"{type(module).__name__} calls no scaled_dot_product_attention, whose queries QKNorm could normalize",
-                "patterns",
-            )
-
-    def _places(self, model: nn.Module) -> list[str]:
-        modules = [name for name, _ in model.named_modules() if name]
-        for place, pattern in enumerate(self.patterns):
-            if not fnmatch.filter(modules, pattern):
-                raise DeclarationError(
-                    f"got '{pattern}', which matches no module; {nearest_pattern(pattern, modules)}",
-                    f"patterns.{place}",
-                )
-        return [name for name in modules if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.patterns)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -14,9 +14,11 @@ class Swapped(nn.Module):
     pickles are made again from the module's own class.
     """
 
-    #: The module's own class, and what has been put in front of it, the first one first.
+    #: The module's own class, and what has been put in front of it, from the outside inwards.
     own: type[nn.Module]
     added: tuple[type[Swapped], ...] = ()
+    #: Of several in front of one module, whether this is the nearest to it, whenever it came.
+    nearest: ClassVar[bool] = False
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """The class has no place of its own from which it could be imported."""
@@ -42,9 +44,21 @@ def _empty(own: type[nn.Module], added: tuple[type[Swapped], ...]) -> nn.Module:
 
 
 def put(module: nn.Module, part: type[Swapped], **attributes: Any) -> None:
-    """Put a part in front of a module's class, with attributes that it reads; one that is there is replaced."""
+    """Put a part in front of a module's class, with attributes that it reads; one that is there is replaced.
+
+    Examples
+    --------
+    >>> class Doubled(Swapped):
+    ...     def forward(self, x):
+    ...         return 2 * super().forward(x)
+    >>> net = nn.Identity()
+    >>> put(net, Doubled)
+    >>> net(3), isinstance(net, nn.Identity), take(net, Doubled), type(net) is nn.Identity
+    (6, True, None, True)
+    """
     own, added = _parts(module)
-    module.__class__ = _class(own, (*(one for one in added if one is not part), part))
+    kept = (*(one for one in added if one is not part), part)
+    module.__class__ = _class(own, tuple(sorted(kept, key=lambda one: one.nearest)))
     for name, value in attributes.items():
         setattr(module, name, value)
 
