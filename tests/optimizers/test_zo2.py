@@ -246,7 +246,7 @@ def test_blocks_may_run_twice_or_never_and_the_outermost_counts(blocks):
     assert same(mezo.model, zo2.model)
 
 
-@pytest.mark.exact("ZO2", "offload")
+@pytest.mark.exact("ZO2")
 def test_the_outermost_modules_that_match_are_the_blocks():
     zo2 = run_of(rg.ZO2(blocks=["blocks.1.0", "blocks.?", "last*"], **KNOBS))
     zo2.step()
@@ -355,7 +355,6 @@ def test_where_the_blocks_lie_changes_no_bit(tmp_path, dtype, rule):
     assert same(whole.model, again.model)
 
 
-@pytest.mark.exact("offload")
 def test_one_block_at_a_time_is_fetched_and_what_is_written_meanwhile_stays(tmp_path):
     plain, far = Net(), rg.offload(Net(), BLOCKS, tmp_path)
     far.load_state_dict(plain.state_dict())
@@ -381,7 +380,6 @@ def test_one_block_at_a_time_is_fetched_and_what_is_written_meanwhile_stays(tmp_
     assert list(far.state_dict()) == list(plain.state_dict())
 
 
-@pytest.mark.exact("offload")
 def test_a_forward_that_fails_leaves_the_weights_where_they_lay(tmp_path):
     far = rg.offload(Net(), BLOCKS, tmp_path)
     places = [p.data_ptr() for p in far.blocks.parameters()]
@@ -390,7 +388,6 @@ def test_a_forward_that_fails_leaves_the_weights_where_they_lay(tmp_path):
     assert [p.data_ptr() for p in far.blocks.parameters()] == places
 
 
-@pytest.mark.exact("offload")
 def test_types_and_buffers_follow_and_copies_are_their_own(tmp_path):
     import copy
 
@@ -411,7 +408,6 @@ def test_types_and_buffers_follow_and_copies_are_their_own(tmp_path):
         assert torch.equal(far(x), plain(x))
 
 
-@pytest.mark.exact("offload")
 def test_in_host_memory_a_model_on_the_host_is_what_it_was():
     plain = Net()
     places = [p.data_ptr() for p in plain.parameters()]

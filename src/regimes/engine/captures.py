@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regimes.core.errors import UserCodeError, nearest
+from regimes.core.errors import DeclarationError, UserCodeError, nearest
 from regimes.core.listening import heard
 from regimes.core.unit_losses import UnitLosses
 from regimes.losses.forward import split
@@ -42,6 +42,8 @@ class Captures:
     UserCodeError
         If there is no such module, or nothing such can be captured; inside `listening`, if what a module takes or
         gives is no tensor.
+    DeclarationError
+        In `note`, if targets are wanted beside a module that is not called once in each micro-batch.
     """
 
     def __init__(self, model: nn.Module, wanted: Sequence[str], grad: bool) -> None:
@@ -75,9 +77,21 @@ class Captures:
         if "target" in self.found:
             target = split(batch)[2]
             self.found["target"].append(target.detach().clone() if isinstance(target, Tensor) else target)
+            self._refuse_unpaired(len(self.found["target"]))
         if "weight" in self.found:
             values = losses.values.detach()
             self.found["weight"].append(torch.ones_like(values) if weights is None else weights.detach().clone())
+
+    def _refuse_unpaired(self, batches: int) -> None:
+        """Whoever asks for targets beside what a module takes or gives reads them in pairs."""
+        for item, _, module in self._hooks:
+            if len(self.found[item]) != batches:
+                raise DeclarationError(
+                    f"got '{item}' beside targets, but {type(module).__name__} was called {len(self.found[item])} times in "
+                    f"{batches} micro-batches; allowed: a model and a loss that call it once in each, so that each has its "
+                    "target",
+                    "optimizer",
+                )
 
     def _attach(self, item: str, what: str, module: nn.Module) -> Any:
         store = self.found[item]

@@ -7,6 +7,7 @@ from regimes.grad_transforms.clip_spikes import ClipSpikes
 from regimes.grad_transforms.clip_value import ClipValue
 from regimes.grad_transforms.modified_z_score import ModifiedZScore
 from regimes.grad_transforms.noise import Noise
+from regimes.grad_transforms.round_gradients import RoundGradients
 from regimes.grad_transforms.skip_spikes import SkipSpikes
 from regimes.grad_transforms.z_score import ZScore
 
@@ -18,9 +19,7 @@ __all__ = [
     "ClipValue",
     "ModifiedZScore",
     "Noise",
+    "RoundGradients",
     "SkipSpikes",
     "ZScore",
 ]
-from regimes.grad_transforms.round_gradients import RoundGradients
-
-__all__ = ["AdaClip", "AdaGN", "ClipNorm", "ClipValue", "Noise", "RoundGradients"]

@@ -80,7 +80,9 @@ class FromRun(Weights):
         """Return parameters and buffers by name."""
         from safetensors.torch import load_file
 
-        return load_file(self.file())
+        # Copies, where torch wants its memory: as they lie in the file, a product may differ in the last bit from that of the
+        # copies which a resumed run has.
+        return {name: value.clone() for name, value in load_file(self.file()).items()}
 
     def flops(self) -> float:
         """Return what the run has spent, 0 where it is not charged."""

@@ -193,11 +193,6 @@ def _weighted_rows(
     layer: Layer, inputs: Sequence[Tensor], targets: Sequence[Any], weights: Sequence[Tensor], outputs: int
 ) -> tuple[Tensor, Tensor]:
     """Phi and Y of a step in float64, each row times the root of its weight."""
-    if len(inputs) != len(targets):
-        raise UserCodeError(
-            f"'{layer.module}' was called {len(inputs)} times in {len(targets)} forwards; allowed: once in each, so that "
-            "every input has its target"
-        )
     parts = []
     for x, target, weight in zip(inputs, targets, weights):
         rows = layer.inputs(x).double()
