@@ -192,6 +192,7 @@ def test_python_m_regimes_is_the_command_line_and_is_recorded_so(cli):
 # -- studies -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_report_is_written_anew_only_where_something_changed(cli):
     cli.write("study.yaml", STUDY)
     cli("compare", "study.yaml", "--no-progress")
@@ -233,6 +234,7 @@ def test_a_metric_that_is_never_a_number_gets_advice(cli):
     assert re.search(r"^advice: val/loss is a number in no run: lower the", cli("compare", "far.yaml").stdout, re.M)
 
 
+@pytest.mark.slow
 def test_workers_do_not_repeat_what_building_the_workload_says(cli):
     cli.write(
         "cli_test_loader.py",

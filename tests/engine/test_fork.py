@@ -71,7 +71,7 @@ def test_its_beginning_is_the_parents_state(work, made, at):
     assert child.lineage["changes"]["knobs"] == []
 
 
-@pytest.mark.parametrize("at", [0, 1, 4, 11, 12, 13])
+@pytest.mark.parametrize("at", [0, 11, 12, *(pytest.param(at, marks=pytest.mark.slow) for at in (1, 4, 13))])
 def test_at_trials_and_at_borders_of_phases(work, tmp_path, at):
     """Trials that the step begins with are the child's own; so is a phase that begins with it."""
     regime = PHASES.but({"warm.optimizer.lr": "RangeTest(0.001, 0.5, budget='6 steps')"})

@@ -10,6 +10,11 @@ from regimes.optimizers.tensorwise import compiled
 from regimes.optimizers.tensorwise.rule import Tensorwise
 
 RULES = [cls for cls in REGISTRY.classes("optimizer") if issubclass(cls, Tensorwise) and cls.elementwise]
+#: Compiling takes seconds a rule: most are for the slow suite.
+PARTED = [
+    pytest.param(cls, marks=() if cls.__name__ in ("AdamW", "Lion", "Sophia") else pytest.mark.slow, id=cls.__name__)
+    for cls in RULES
+]
 #: Away from the defaults, so that every term of a formula counts.
 OPTIONS = {
     "AdaHessian": {"weight_decay": 0.2, "betas": (0.8, 0.95), "hessian_power": 0.7},
@@ -54,7 +59,7 @@ def close(one, other, tolerance):
             torch.testing.assert_close(own[name], theirs[name], rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("rule", PARTED)
 def test_a_hundred_compiled_updates_are_those_of_the_rule(hand, rule, monkeypatch):
     live = rule(**OPTIONS[rule.__name__])
     parameters, gradients = hand.given(SHAPES, 100)
@@ -64,7 +69,7 @@ def test_a_hundred_compiled_updates_are_those_of_the_rule(hand, rule, monkeypatc
     assert not torch.equal(found[0][0], parameters["p0"])
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("rule", PARTED)
 def test_nothing_is_compiled_again_while_rates_change_and_time_goes_on(hand, rule):
     live = rule(**OPTIONS[rule.__name__])
     parameters, gradients = hand.given(SHAPES, 60, torch.float32)

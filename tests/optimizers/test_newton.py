@@ -75,8 +75,13 @@ class Twin:
 
 
 @pytest.mark.exact("GradientRegularizedNewton")
-@pytest.mark.parametrize("kind", ["hessian", "fisher", "diagonal"])
-@pytest.mark.parametrize(("model", "micro"), [("linear", None), ("net", None), ("net", 5)])
+@pytest.mark.parametrize(
+    ("model", "micro", "kind"),
+    [
+        *(pytest.param(model, None, kind) for model in ("linear", "net") for kind in ("hessian", "fisher", "diagonal")),
+        *(pytest.param("net", 5, kind, marks=pytest.mark.slow) for kind in ("hessian", "fisher", "diagonal")),
+    ],
+)
 def test_newton_equals_a_plain_twin(hand, monkeypatch, kind, model, micro):
     """100 steps on mini-batches, unit vectors in blocks of 10.
 

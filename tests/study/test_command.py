@@ -273,7 +273,7 @@ def interrupted(folder, workers, times):
     return process.communicate()[1], process.returncode
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.slow), "2"])
 def test_ctrl_c_gives_what_runs_its_seconds_and_says_how_to_go_on(tmp_path, workers):
     (tmp_path / "saves.py").write_text(SAVES)
     said, code = interrupted(tmp_path, workers, 1)
@@ -283,7 +283,7 @@ def test_ctrl_c_gives_what_runs_its_seconds_and_says_how_to_go_on(tmp_path, work
     assert not list(tmp_path.glob("study/study.json"))  # nothing is counted as failed
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.slow), "2"])
 def test_ctrl_c_twice_kills_at_once_what_does_not_end(tmp_path, workers):
     (tmp_path / "saves.py").write_text(SAVES.replace("time.sleep(0.5)", "time.sleep(60)"))
     interrupted(tmp_path, workers, 2)
@@ -301,7 +301,7 @@ test_command.compared(test_command.command(Path({folder!r})), Path({folder!r}))
 """
 
 
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_killed_half_way_and_finished_by_the_same_call(work, tmp_path, kind):
     driver = [sys.executable, "-c", DRIVER.format(tests=str(Path(__file__).parent), folder=str(tmp_path))]
     (tmp_path / "study").mkdir()

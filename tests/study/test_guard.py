@@ -87,7 +87,12 @@ def small(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("shift", "spread", "verdict", "code"),
-    [(0.1, 0.01, "worse", 1), (-0.1, 0.01, "better", 1), (0.001, 0.01, "same", 0), (0.01, 3.0, "undecided", 3)],
+    [
+        (0.1, 0.01, "worse", 1),
+        (0.01, 3.0, "undecided", 3),
+        pytest.param(-0.1, 0.01, "better", 1, marks=pytest.mark.slow),
+        pytest.param(0.001, 0.01, "same", 0, marks=pytest.mark.slow),
+    ],
 )
 def test_a_change_is_judged_on_paired_seeds(small, shift, spread, verdict, code):
     small.change(shift, spread)

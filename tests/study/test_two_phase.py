@@ -45,6 +45,7 @@ def test_on_one_and_the_same_data_it_is_the_usual_protocol(tmp_path):
     assert found.rank_correlation.rho == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.exact("two_phase")
 def test_where_nothing_is_tuned_both_phases_are_plain_evaluations(tmp_path):
     found = phases(tmp_path / "two", tune=None, trials=0)
@@ -56,6 +57,7 @@ def test_where_nothing_is_tuned_both_phases_are_plain_evaluations(tmp_path):
     assert found.report.verdicts == plain[256].verdicts
 
 
+@pytest.mark.slow
 @pytest.mark.exact("two_phase")
 def test_settings_travel_frozen_and_the_gap_is_that_of_the_seeds(tmp_path):
     found = phases(tmp_path / "two")

@@ -29,7 +29,7 @@ def a_sentence(said):
     return bool(rest) and len(rest.split()) > 3 and "Traceback" not in said
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 10**9))
 def test_it_holds_or_is_refused_before_anything_is_spent(number):
     found = verdict(number)
@@ -64,6 +64,7 @@ PARTICULAR = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_needs_a_model_or_data_of_its_own_is_drawn():
     drawn = []
     with warnings.catch_warnings():

@@ -112,7 +112,8 @@ class Workload:
             return copy.deepcopy(self.model).to(self.device)
         try:
             with seeded(seed32):
-                torch.manual_seed(seed32)  # reaches devices that are not in use yet
+                if torch.accelerator.is_available():
+                    torch.manual_seed(seed32)  # reaches devices that are not in use yet
                 made = self.model()
         except DeclarationError:
             raise
