@@ -57,9 +57,9 @@ def markdown(facts: Mapping[str, Any]) -> str:
     said = (
         "Score: the mean share, over factors from 1 to 4, of workloads on which an arm is at most so many times as slow as "
         "the fastest arm, in steps until the mean curve of its seeds reaches the target; a curve that does not, or of which "
-        "a seed diverged, is a miss, and so is a workload on which an arm was not trained (-). Targets: what the baseline's mean curve has reached at the declared share of its "
-        "course. Seconds are of runs trained side by side, comparable within one workload only. Verdicts are against the "
-        "baseline, at the margin of the workload's study."
+        "a seed diverged, is a miss, and so is a workload on which an arm was not trained (-). Targets: what the baseline's "
+        "mean curve has reached at the declared share of its course. Seconds are of runs trained side by side, comparable "
+        "within one workload only. Verdicts are against the baseline, at the margin of the workload's study."
     )
     return "\n".join([*table, "", said, "", "![performance profiles](profiles.svg)", ""])
 
