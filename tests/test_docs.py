@@ -20,6 +20,7 @@ def test_python_blocks_run(page, capsys):
     assert "RunResult(digits_mlp" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_the_page_on_deciding_prints_is_what_is_printed():
     found = doctest.testfile(str(ROOT / "docs" / "deciding.md"), module_relative=False)
     assert (found.failed, found.attempted > 8) == (0, True)

@@ -167,6 +167,7 @@ def test_the_file_is_still_blamed_for_its_own_values(cli):
 # -- python -m regimes ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_python_m_regimes_is_the_command_line_and_is_recorded_so(cli):
     cli.write(
         "one.py",

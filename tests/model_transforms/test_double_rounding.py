@@ -251,7 +251,14 @@ def by_step(model, bits, x, y):
 
 
 @pytest.mark.exact("ALRS")
-@pytest.mark.parametrize("base", [rg.SGD(lr=0.005), rg.SGD(lr=0.002, momentum=0.9), rg.AdamW(lr=0.005)], ids=repr)
+@pytest.mark.parametrize(
+    "base",
+    [
+        pytest.param(rg.SGD(lr=0.005), id="SGD", marks=pytest.mark.slow),
+        pytest.param(rg.SGD(lr=0.002, momentum=0.9), id="momentum", marks=pytest.mark.slow),
+        pytest.param(rg.AdamW(lr=0.005), id="AdamW"),
+    ],
+)
 def test_a_plain_twin_makes_the_same_steps(base):
     """100 steps: widths apart, steps without taps, the formula written out."""
     model, twin = rounded(by_width=True)[0], rounded()[0]

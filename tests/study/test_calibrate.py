@@ -67,6 +67,7 @@ def test_another_direction_is_the_same_question_mirrored(tmp_path):
         assert setting.steps["d"] == (reached[0] if reached else None)
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_computed_again_and_two_at_a_time_are_the_same(tmp_path):
     found = calibrated(tmp_path / "a")
     made = sorted(path.parent.name for path in tmp_path.rglob("result.json"))

@@ -125,6 +125,7 @@ def tuned_study(work, declared, seed_of):
     return judged_arms
 
 
+@pytest.mark.slow
 def test_a_tuned_study_here_is_what_compare_gives(tmp_path):
     """Same seeds, same numbers; 'a' has finite, exploded and infinite trials, every trial of 'b' is infinite."""
     work = rg.workloads.load("quadratic")

@@ -29,7 +29,7 @@ def a_sentence(said):
     return bool(rest) and len(rest.split()) > 3 and "Traceback" not in said
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 10**9))
 def test_it_holds_or_is_refused_before_anything_is_spent(number):
     found = verdict(number)
