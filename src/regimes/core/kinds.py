@@ -528,6 +528,8 @@ class Optimizer(Stateful):
     uses_gradients: ClassVar[bool] = True
     #: Whether it treats the sources of the data apart, each a client, drawn in an order of the rule's own `sampler`.
     source_by_source: ClassVar[bool] = False
+    #: Keys of the state under which copies of its earlier states lie, to go back to.
+    copies: ClassVar[tuple[str, ...]] = ()
     #: Whether a step may put off writes, which `flush` then makes.
     puts_off: ClassVar[bool] = False
 

@@ -72,6 +72,7 @@ class Rewind(Optimizer):
 
     single_evaluation = False
     weight_slots = ("weight",)
+    copies = ("older", "newer")
     card = Card(
         title="Go back before a spike, and on with other data",
         axes=("rates", "phases"),
@@ -116,7 +117,7 @@ class Rewind(Optimizer):
     def init(self, parameters: Mapping[str, Tensor]) -> State:
         """The base rule's state, the number of updates, the detector's memory, and two copies."""
         state: State = {"base": self.base.init(parameters), "step": 0, "detector": self.detector.init()}
-        return state | {name: kept(state, parameters) for name in ("older", "newer")}
+        return state | {name: kept(state, parameters) for name in self.copies}
 
     def step(self, state: State, parameters: Mapping[str, Tensor], evaluate: Any) -> State:
         """Let the base rule make its step, or put the older copy back."""

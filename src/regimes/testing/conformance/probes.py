@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from regimes.core.errors import DeclarationError
 from regimes.core.notation import parse
 from regimes.engine import trees
 from regimes.engine.observation import Observer
@@ -24,7 +25,7 @@ def _task(stand: Stand) -> str:
     """The first tiny workload on which the probe can measure: most can on any, some want a model of a form of its own."""
     for task in (*tiny.TASKS, *tiny.SPECIAL):
         work = tiny.workload(task)
-        with contextlib.suppress(Exception), importable(stand.cls):
+        with contextlib.suppress(DeclarationError), importable(stand.cls):
             model = work.build(3)
             given = {name: p.detach() * 0.9 for name, p in model.named_parameters()}
             stand.example(model, work.loss, _batch(task), previous=given, initial=given)
