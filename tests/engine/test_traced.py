@@ -124,7 +124,7 @@ def test_a_model_with_hooks_is_not_traced():
 
 def test_a_graph_is_wanted_where_much_is_left_and_kept_where_it_is_faster():
     long, short, slow = Worth(cost=1.0), Worth(cost=1.0), Worth(cost=1.0)
-    for worth, left in ((long, 10_000), (short, 900), (slow, 10_000)):
+    for worth, left in ((long, 10_000), (short, 600), (slow, 10_000)):
         for seconds in (5.0, 0.01, 0.012, 0.01):
             assert not worth.wanted
             worth.note(seconds, left)

@@ -43,9 +43,10 @@ def quantities(study: Study) -> list[str]:
 
 
 def slopes(study: Study) -> list[int]:
-    """Numbers of the arms with panels that share at least one finished seed with the baseline."""
+    """Numbers of the arms with panels that share finished seeds with the baseline: a line of one seed says what the table says."""
     arms = study["arms"]
-    return [i for i in panelled(study)[1:] if any(d is not None for d in seed_differences(study, arms[i]))]
+    shared = {i: [d for d in seed_differences(study, arms[i]) if d is not None] for i in panelled(study)[1:]}
+    return [i for i, differences in shared.items() if len(differences) > 1]
 
 
 Draw = Callable[[Tables], Any]
