@@ -87,3 +87,11 @@ def test_a_verdict_older_than_what_measured_it_is_stale():
     row = {"code": atlas._code("regimes.weights.soup"), "measure": "regimes.claims.soups:greedy"}
     assert not atlas._stale(row | {"measure_code": atlas._code("regimes.claims.soups")}, "regimes.weights.soup")
     assert atlas._stale(row | {"measure_code": "another"}, "regimes.weights.soup")
+
+
+def test_a_verdict_grows_stale_by_code_and_not_by_words():
+    one = 'class A:\n    """What."""\n\n    def f(self):\n        """One."""\n        return "# 1"\n'
+    said = 'class A:\n    """Something\n    else."""\n\n    # Why.\n    def f(self):\n        return "# 1"\n'
+    assert atlas.digest(one) == atlas.digest(said)
+    for other in (one.replace("# 1", "# 2"), one.replace("        return", "    return"), one.replace("f(", "g(")):
+        assert atlas.digest(one) != atlas.digest(other)

@@ -33,7 +33,7 @@ def test_an_exact_parabola_is_found_from_anywhere(best):
     search = searched(lambda share, rate: bowl(share, rate, best))
     found = search.found()
     assert search.cost == pytest.approx(3.0)
-    assert found.rate == pytest.approx(best / 1.15, rel=0.02)
+    assert found.rate == pytest.approx(best, rel=0.02)
     # The width of the parabola gives the interval: SAFE above the least loss.
     half = 2.0 * math.sqrt(math.log1p(SAFE))
     assert math.log(found.high / found.low) == pytest.approx(2 * half, rel=0.05)
@@ -50,9 +50,9 @@ def test_the_edge_lies_between_what_trained_and_what_did_not():
 
 def test_an_optimum_that_falls_with_length_is_followed_and_one_that_rises_is_not():
     falls = searched(lambda share, rate: bowl(share, rate, 0.02 * share**-0.5)).found()
-    assert falls.rate < 0.9 * 0.02 * RUNGS[-1][0] ** -0.5 / 1.15
+    assert falls.rate < 0.7 * 0.02 * RUNGS[-1][0] ** -0.5
     rises = searched(lambda share, rate: bowl(share, rate, 0.02 * share**0.5)).found()
-    assert rises.rate <= 0.02 * RUNGS[-1][0] ** 0.5 / 1.15 * 1.001
+    assert rises.rate <= 0.02 * RUNGS[-1][0] ** 0.5 * 1.001
 
 
 def test_noise_of_five_percent_costs_three_percent_at_most_in_nine_of_ten_searches():
@@ -61,6 +61,39 @@ def test_noise_of_five_percent_costs_three_percent_at_most_in_nine_of_ten_search
         found = searched(lambda share, rate: bowl(share, rate) * math.exp(0.05 * draw.standard_normal())).found()
         regrets.append(bowl(1.0, found.rate) / bowl(1.0, 0.02) - 1.0)
     assert np.quantile(regrets, 0.9) < 0.03
+
+
+def test_what_has_hardly_learned_says_nothing_about_the_optimum():
+    """Losses of a deep network on digits: of the short runs two alone have come half of the way of the best."""
+    search = RateSearch(1.31e-5, 0.131, start=2.46)
+    search.ask()
+    search.tell([2.342, 2.339, 2.329, 2.3, 2.242, 2.035, 1.949, 2.315])
+    _, rates = search.ask()
+    assert math.sqrt(rates[0] * rates[-1]) == pytest.approx(0.0352, rel=0.01)
+
+
+def test_after_a_whole_run_that_overfits_the_next_trains_as_much_as_the_best_short_one():
+    """The loss is of rate times steps alone, least at 0.02 / 16; a sixteenth is noisier."""
+    search = searched(lambda share, rate: bowl(1.0, rate * share, 0.02 / 16) + 0.1 * (share < 0.1), start=10.0)
+    short, first, second = search.rungs[1], search.rungs[2], search.rungs[3]
+    assert first.losses[0] > min(short.losses)
+    assert second.rates[0] == pytest.approx(first.rates[0] / 8)
+    assert search.found().rate == second.rates[0]
+
+
+def test_where_nothing_was_learned_the_range_is_tried_again_for_longer_and_one_whole_run_is_made():
+    search = searched(lambda share, rate: 10.0 if share < 0.1 else bowl(share, rate), start=10.0)
+    assert [(rung.share, len(rung.rates)) for rung in search.rungs] == [(1 / 16, 8), (1 / 8, 8), (1.0, 1)]
+    assert search.cost == 2.5
+    assert search.found().rate == search.rungs[-1].rates[0]
+
+
+def test_a_whole_run_that_diverges_is_followed_by_one_at_a_lower_rate():
+    search = searched(lambda share, rate: math.inf if share * rate > 0.005 else bowl(share, rate), start=10.0)
+    first, second = search.rungs[2:]
+    assert math.isinf(first.losses[0])
+    assert second.rates[0] == pytest.approx(first.rates[0] / 8)
+    assert search.found().rate == second.rates[0]
 
 
 def test_a_range_that_ends_before_the_optimum_is_left_and_said():
@@ -73,7 +106,7 @@ def test_whole_runs_are_kept_and_not_computed_again(tmp_path):
     work = rg.workloads.load("quadratic", examples=64)
     first = rg.tune_lr(work, QUADRATIC, out=tmp_path, progress=False)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/result.json")}
-    assert len(files) == 15
+    assert len(files) == 14
     again = rg.tune_lr(work, QUADRATIC, out=tmp_path, progress=False)
     assert again == first
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/result.json")} == files

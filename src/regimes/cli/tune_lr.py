@@ -44,8 +44,9 @@ def command(
 ) -> None:
     """Recommend a peak learning rate for what a file declares.
 
-    Fifteen short runs, together as long as three whole ones: the recommended rate with the interval in which the loss is
-    about as good, the edge of divergence, a picture, and what it cost. Several rates keep their proportions.
+    Twelve short runs and two whole ones, together as long as three: the recommended rate with the interval in which
+    the loss is about as good, the edge of divergence, a picture, and what it cost. Several rates keep their
+    proportions.
     """
     from regimes.study import spawning
 

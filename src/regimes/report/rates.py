@@ -23,14 +23,14 @@ def picture(found: Any, path: Path) -> Path:
     import vl_convert
 
     rows = [
-        {"rate": rate, "loss": loss, "budget": f"{rung.share:.3g} of the budget"}
+        {"rate": rate, "loss": loss, "budget": rung.length}
         for rung in found.rungs
         for rate, loss in zip(rung.rates, rung.losses)
     ]
     ended = [row for row in rows if math.isfinite(row["loss"])]
     top = max(row["loss"] for row in ended)
     lost = [row | {"loss": top} for row in rows if not math.isfinite(row["loss"])]
-    order = [f"{rung.share:.3g} of the budget" for rung in found.rungs]
+    order = list(dict.fromkeys(rung.length for rung in found.rungs))
     x = alt.X("rate:Q", title="peak learning rate").scale(type="log", nice=False)
     y = alt.Y("loss:Q", title=found.metric).scale(type="log", zero=False, nice=False)
     color = alt.Color("budget:N", title="runs", sort=order)

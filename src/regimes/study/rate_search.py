@@ -1,4 +1,4 @@
-"""Where a learning rate is looked for: wide in short runs, then near in longer ones, and what the losses say."""
+"""Where a learning rate is looked for: wide in short runs, then near in longer ones and in whole ones, and what they say."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-#: (share of the budget, number of rates, factor between neighbors) of each rung; the first covers the whole range.
-RUNGS: tuple[tuple[float, int, float | None], ...] = ((1 / 16, 8, None), (1 / 4, 4, 2.0), (1 / 2, 3, 1.6))
+#: (share of the budget, number of rates, factor between neighbors) of each short rung; the first covers the whole range.
+RUNGS: tuple[tuple[float, int, float | None], ...] = ((1 / 16, 8, None), (1 / 8, 4, 2.0))
+#: What everything may cost, in whole runs: what the short rungs leave is spent on whole ones, one after the other.
+PRICE = 3.0
 #: The second where in the first no rate has learned anything: the whole range again, for as much.
 _AGAIN = (1 / 8, 8, None)
 #: A rate is safe while its loss is predicted to be at most this share above the best.
@@ -19,17 +21,18 @@ SAFE = 0.03
 _DRIFT = 0.1
 #: Standard deviation of a log loss, from seed to seed, where more cannot be told.
 _NOISE = 0.02
-#: Runs that end this far above the best of their rung (in log loss) say nothing about its optimum.
-_NEAR = 0.7
+#: Runs that end this far above the best of their rung (in log loss) say nothing about its optimum, nor do those that have
+#: come less than this share of the way that the best has come from the untrained network.
+_NEAR, _CAME = 0.7, 0.5
 #: How far beyond everything that was tried near it an optimum is believed.
 _BEYOND = 2.0
 #: Of the untrained network's loss: above the first a run has diverged; below the last runs have learned, and those of the
 #: same length that end above the second have not.
 _BLOWN, _IDLE, _LEARNED = 1.05, 0.98, 0.9
-#: By what the fitted optimum is divided: a rate that is too high costs more than one that is too low.
-_SHADE = 1.15
-#: How far from the best of the longest runs the recommended rate may be.
-_FAR = 1.6
+#: By what the optimum that short runs predict is divided: a rate that is too high costs more than one that is too low.
+_SHADE = 1.4
+#: How far below the best of the last short rung the first whole run may be, and below which of the two the second is.
+_BELOW, _GAP = 2.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,11 @@ class Rung:
         """In whole runs."""
         return self.share * len(self.rates)
 
+    @property
+    def length(self) -> str:
+        """Of its runs, in words."""
+        return "the whole budget" if self.share == 1.0 else f"{self.share:.3g} of the budget"
+
 
 @dataclass(frozen=True)
 class Found:
@@ -77,15 +85,17 @@ class Found:
 
 
 class RateSearch:
-    r"""Three rungs of rates: eight over the whole range, four around their optimum, three around that of all.
+    r"""Eight rates over the whole range, four around their optimum, and two whole runs, of which the second heeds the first.
 
-    Near the optimum the log loss of a run with log rate x, s doublings short of the whole budget, is taken for
+    Near the optimum the log loss of a short run with log rate x, s doublings short of the whole budget, is taken for
 
     .. math:: a_s + \frac{c}{2} (x - x_0 + d s)^2
 
     with a level for each rung, one curvature c, and a drift d of the optimum per doubling, which is expected to be small.
-    All runs that ended near the best of their rung are fitted together. Recommended is x_0, but no higher than the optimum
-    of the longest runs, over 1.15, and within a factor 1.6 of the best of them.
+    The first whole run is at x_0 or the optimum of the last short rung, whichever is lower, over 1.4, and from half of the
+    best short rate up to it. If it ends above a shorter run, the network has overfitted: the second is at the rate that
+    makes rate times steps what they were in that one. Else the second is at half of the first, and the optimum where a
+    parabola of that curvature through both has its bottom, within a factor :math:`\sqrt 2` of the better.
 
     Parameters
     ----------
@@ -103,7 +113,7 @@ class RateSearch:
     ...     search.tell([math.exp(math.log(r / 0.03) ** 2 / 9) if r < 0.3 else math.inf for r in rates])
     >>> found = search.found()
     >>> round(found.rate, 3), round(search.cost, 2), 0.1 < found.edge < 1.0
-    (0.026, 3.0, True)
+    (0.03, 3.0, True)
     """
 
     def __init__(self, low: float, high: float, start: float = math.inf) -> None:
@@ -118,8 +128,15 @@ class RateSearch:
 
     def ask(self) -> tuple[float, tuple[float, ...]] | None:
         """Return the share of the budget and the rates of the next rung; None when all are told."""
-        if len(self.rungs) == len(RUNGS):
-            return None
+        if len(self.rungs) < len(RUNGS):
+            self._asked = self._short()
+        elif self.cost + 1.0 <= PRICE:
+            self._asked = 1.0, (math.exp(self._whole()),)
+        else:
+            self._asked = None
+        return self._asked
+
+    def _short(self) -> tuple[float, tuple[float, ...]]:
         share, count, factor = RUNGS[len(self.rungs)]
         if len(self.rungs) == 1 and math.isfinite(self.start) and min(self.rungs[0].losses) >= _LEARNED * self.start:
             share, count, factor = _AGAIN
@@ -127,9 +144,20 @@ class RateSearch:
         if factor is None:
             logs = np.linspace(math.log(self.low), math.log(self.high), count)
         else:
-            logs = _fitted(self.rungs, share).optimum + math.log(factor) * (np.arange(count) - (count - 1) / 2)
-        self._asked = share, tuple(math.exp(x) for x in logs)
-        return self._asked
+            around = _fitted(self.rungs, share, self.start).optimum
+            logs = around + math.log(factor) * (np.arange(count) - (count - 1) / 2)
+        return share, tuple(math.exp(x) for x in logs)
+
+    def _whole(self) -> float:
+        """Log rate of the next whole run."""
+        short, whole = self.rungs[: len(RUNGS)], self.rungs[len(RUNGS) :]
+        if not whole:
+            best = math.log(_best(short[-1]))
+            predicted = min(_fitted(short, share, self.start).optimum for share in (1.0, short[-1].share))
+            return float(np.clip(predicted - math.log(_SHADE), best - math.log(_BELOW), best))
+        before = min(short, key=lambda rung: min(rung.losses))
+        overfits = whole[0].losses[0] > min(before.losses)
+        return math.log(whole[0].rates[0] * (before.share if overfits else 1.0 / _GAP))
 
     def tell(self, losses: Sequence[float]) -> None:
         """Take in the final losses of the rates that were asked for."""
@@ -140,21 +168,20 @@ class RateSearch:
 
     def found(self) -> Found:
         """Return what all rungs say of runs of the whole length."""
-        fit, edge = _fitted(self.rungs, 1.0), self._edge()
-        # Longer runs want lower rates, or the same: what the rungs say of higher ones is noise more often than not.
-        optimum = min(fit.optimum, _fitted(self.rungs, self.rungs[-1].share).optimum) - math.log(_SHADE)
+        short, whole = self.rungs[: len(RUNGS)], self.rungs[len(RUNGS) :]
+        curvature, edge = _fitted(short, 1.0, self.start).curvature, self._edge()
+        optimum = _bottom(whole, curvature)
         # Within SAFE of the best: log(1 + SAFE) is half the curvature times the squared distance.
-        half = math.sqrt(2.0 * math.log1p(SAFE) / fit.curvature) if fit.curvature > 0 else 0.0
-        # Not wider than the longest runs reach, whatever the parabola says: they alone are near the whole length.
-        longest = self.rungs[-1].rates
-        best = longest[int(np.argmin(self.rungs[-1].losses))]
-        optimum = float(np.clip(optimum, math.log(best / _FAR), math.log(best * _FAR)))
-        rate, low = math.exp(optimum), max(math.exp(optimum - half), min(longest) / _BEYOND)
-        high = min(math.exp(optimum + half), max(longest) * _BEYOND)
+        half = math.sqrt(2.0 * math.log1p(SAFE) / curvature) if curvature > 0 else 0.0
+        # Not wider than whole runs reach, whatever the parabola says: they alone are of the whole length.
+        rates = [rung.rates[0] for rung in whole]
+        rate, low = math.exp(optimum), max(math.exp(optimum - half), min(rates) / _BEYOND)
+        high = min(math.exp(optimum + half), max(rates) * _BEYOND)
         if edge is not None:
             rate, high = min(rate, edge), min(high, edge)
         tried = [rate for rung in self.rungs for rate in rung.rates]
-        at_edge = best in (min(tried), max(tried))
+        best = _best(min(whole, key=lambda rung: rung.losses[0]))
+        at_edge = bool({best, _best(short[-1])} & {min(tried), max(tried)})
         return Found(rate, min(rate, low), max(rate, high), edge, at_edge)
 
     def _edge(self) -> float | None:
@@ -173,16 +200,40 @@ class _Fit(NamedTuple):
     curvature: float
 
 
-def _fitted(rungs: Sequence[Rung], share: float) -> _Fit:
+def _best(rung: Rung) -> float:
+    return rung.rates[int(np.argmin(rung.losses))]
+
+
+def _bottom(whole: Sequence[Rung], curvature: float) -> float:
+    """Log rate of the optimum of one or two whole runs: of two that are near each other, the bottom of the parabola."""
+    best = math.log(_best(min(whole, key=lambda rung: rung.losses[0])))
+    if len(whole) == 1:
+        return best
+    (x, y), (x_other, y_other) = ((math.log(rung.rates[0]), _heights(rung.losses)[0]) for rung in whole)
+    between = x - x_other
+    if curvature <= 0 or between > math.log(_GAP) + 1e-9 or not math.isfinite(y - y_other):
+        return best
+    bottom = (x + x_other) / 2.0 - (y - y_other) / (curvature * between)
+    return float(np.clip(bottom, best - math.log(_GAP) / 2.0, best + math.log(_GAP) / 2.0))
+
+
+def _near(losses: Sequence[float], start: float) -> float:
+    """How high a run may end that says something about the optimum of its rung."""
+    heights = _heights(losses)
+    least = float(min(heights))
+    came = math.log(start) - least if 0 < start < math.inf and min(losses) > 0 else math.inf
+    return least + min(_NEAR, max(_CAME * came, _NOISE))
+
+
+def _fitted(rungs: Sequence[Rung], share: float, start: float) -> _Fit:
     """The optimum of runs of this share of the budget, and the curvature there; without one the best of the last rung."""
     rows = [
         (number, math.log2(rung.share / share), math.log(rate), height)
         for number, rung in enumerate(rungs)
         for rate, height in zip(rung.rates, _heights(rung.losses))
-        if height <= min(_heights(rung.losses)) + _NEAR
+        if height <= _near(rung.losses, start)
     ]
-    last = rungs[-1]
-    best = math.log(last.rates[int(np.argmin(last.losses))])
+    best = math.log(_best(rungs[-1]))
     # A rung of which one run alone is near says where the optimum is, not how steep it is around: its level takes it.
     if len({row[2] for row in rows}) < 3 or len(rows) <= len({row[0] for row in rows}) + 1:
         return _Fit(best, 0.0)

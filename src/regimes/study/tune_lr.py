@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Iterator
@@ -85,9 +86,9 @@ class TunedRate:
 
     def __str__(self) -> str:
         lines = [f"{self.metric} by rate (runs of a share of the budget)"]
-        for rung in self.rungs:
-            lines.append(f"  {rung.share:.3g} of the budget, {len(rung.rates)} rates:")
-            lines += [f"    {rate:<10.4g} {_shown(loss)}" for rate, loss in zip(rung.rates, rung.losses)]
+        for length, rungs in itertools.groupby(self.rungs, lambda rung: rung.length):
+            lines.append(f"  {length}:")
+            lines += [f"    {x:<10.4g} {_shown(y)}" for rung in rungs for x, y in zip(rung.rates, rung.losses)]
         found = self.found
         safe = f"within {SAFE:.0%} of the best from {found.low:.3g} to {found.high:.3g}"
         edge = "none met" if found.edge is None else f"about {found.edge:.3g}"
@@ -118,9 +119,10 @@ def tune_lr(
 ) -> TunedRate:
     """Recommend a peak learning rate for a regime, for the price of three runs.
 
-    Eight rates over the range are trained for a sixteenth of the budget, four around the best for a quarter, three for a
-    half, each with the whole schedule in the shorter time; `regimes.study.rate_search.RateSearch` says what they tell of
-    the whole length. Several rates (groups, phases) are scaled together and keep their proportions.
+    Eight rates over the range are trained for a sixteenth of the budget, four around the best for an eighth, each with the
+    whole schedule in the shorter time, then two runs of the whole length, of which the second heeds the first:
+    `regimes.study.rate_search.RateSearch` says how. Several rates (groups, phases) are scaled together and keep their
+    proportions.
 
     Parameters
     ----------
@@ -174,7 +176,7 @@ def tune_lr(
     rates = _rates(regime)
     declared = rates[next(iter(rates))]
     low, high = _range(declared, low, high)
-    for share, *_ in RUNGS:
+    for share in (1.0, *(share for share, *_ in RUNGS)):
         for rate in (low, high):
             Run(workload, _at(scaled(regime, share), rates, rate / declared), TUNING_SEED, count_flops=False)
     search = RateSearch(low, high, _untrained(workload, regime, metric))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import math
@@ -183,8 +182,8 @@ def _verdict(
 
 
 def code_of(module: ModuleType) -> str:
-    """Digest of the source of a module (a component's; that of what measures its claim): a verdict older is stale."""
-    return hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()[:16]
+    """Digest of the code of a module (a component's; that of what measures its claim): a verdict older is stale."""
+    return atlas.digest(Path(str(module.__file__)).read_text(encoding="utf-8"))
 
 
 def recorded(name: str | None = None) -> list[dict[str, Any]]:
