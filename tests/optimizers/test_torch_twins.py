@@ -73,6 +73,17 @@ def test_channels_last_weights_meet_their_own_gradients(hand, rule):
     torch.testing.assert_close(turned["p0"], parameters["p0"], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9, "weight_decay": 0.1}])
+def test_half_precision_is_updated_as_torch_does_without_its_fused_kernel(hand, dtype, options):
+    """torch's fused kernel leaves whole vectors of half precision as they were, on a CPU."""
+    parameters, gradients = hand.given([(16, 16), (5,)], 3, dtype)
+    expected = hand.drive_torch(lambda ps: torch.optim.SGD(ps, lr=0.1, **options), parameters, gradients)
+    hand.drive(rg.SGD(lr=0.1, **options), parameters, gradients)
+    for name, p in parameters.items():
+        assert torch.equal(p, expected[name])
+
+
 def test_parameters_of_two_types_are_updated_together(hand):
     (one, two), gradients = zip(*[hand.given([(3, 2)], 6, dtype, seed=1) for dtype in (torch.float32, torch.float64)])
     both = {"a": nn.Parameter(one["p0"].detach().clone()), "b": nn.Parameter(two["p0"].detach().clone())}

@@ -184,6 +184,15 @@ REFUSALS = [
     ),
     (lambda: rg.Cosine(1.0, warmup="5 steps")(0.5), "warmup: got '5 steps', but nothing here says how many"),
     (lambda: rg.Cosine(1.0, inclusive=True)(0.5), "inclusive: needs a known number of steps"),
+    (
+        lambda: rg.WarmRestarts(1.0, "25%", inclusive=True)(0.5, steps=8),
+        "inclusive: got True; allowed: False for a Warm",
+    ),
+    (
+        lambda: rg.WSDS(1.0, ["50%", "100%"], inclusive=True)(0.5, steps=8),
+        "inclusive: got True; allowed: False for a WSDS",
+    ),
+    (lambda: rg.Triangular(1.0, inclusive=True)(0.5, steps=80), "inclusive: got True; allowed: False for a Triangular"),
     (lambda: rg.Exponential(1.0, 0.0), "factor: got 0.0; allowed: a finite number > 0"),
     (lambda: rg.Exponential(1.0, 0.5, every="0%")(0.5), "every: got '0%'; allowed: more than nothing"),
     (lambda: rg.DampedCosine(1.0, 0.0, 1.0), "cycles: got 0.0; allowed: a finite number > 0"),

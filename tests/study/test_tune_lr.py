@@ -88,6 +88,13 @@ def test_where_nothing_was_learned_the_range_is_tried_again_for_longer_and_one_w
     assert search.found().rate == search.rungs[-1].rates[0]
 
 
+def test_where_little_was_learned_the_next_rates_lie_farther_apart():
+    search = searched(lambda share, rate: 9.5 + 0.1 * bowl(1, rate) if share < 0.1 else bowl(share, rate), start=10.0)
+    rates = search.rungs[1].rates
+    assert [b / a for a, b in zip(rates, rates[1:])] == pytest.approx([4.0] * 3)
+    assert search.cost == 3.0
+
+
 def test_a_whole_run_that_diverges_is_followed_by_one_at_a_lower_rate():
     search = searched(lambda share, rate: math.inf if share * rate > 0.005 else bowl(share, rate), start=10.0)
     first, second = search.rungs[2:]

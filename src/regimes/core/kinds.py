@@ -126,6 +126,8 @@ class Schedule(Component):
     """
 
     kind = "schedule"
+    #: Whether its pieces begin anew, so that what it ends with is not one last value: it cannot be inclusive.
+    repeats = False
 
     warmup: Duration = fixed(Duration(0.0, "%"), kw_only=True)
     over: Literal["phase", "run"] = fixed("phase", kw_only=True)
@@ -168,6 +170,11 @@ class Schedule(Component):
         """By how much progress runs ahead, to have reached 1 at the last step."""
         if not self.inclusive:
             return 1.0
+        if self.repeats:
+            raise DeclarationError(
+                f"got True; allowed: False for a {type(self).__name__}, whose pieces each have an end of their own",
+                "inclusive",
+            )
         if after.steps is None:
             raise DeclarationError(
                 "needs a known number of steps: a plain batch_size, or a budget in steps", "inclusive"

@@ -60,6 +60,8 @@ class Triangular(Schedule):
     [0.2, 0.56, 0.848, 0.2, 0.5826]
     """
 
+    repeats = True
+
     peak: float = fixed()
     base: float = fixed(0.0)
     up: Duration = fixed(Duration(10.0, "%"))

@@ -54,6 +54,8 @@ class WarmRestarts(Schedule):
     [1.0, 0.5, 1.0, 0.5, 1.0]
     """
 
+    repeats = True
+
     peak: float = fixed()
     period: Duration = fixed()
     growth: float = fixed(1.0, low=1)

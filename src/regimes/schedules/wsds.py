@@ -76,6 +76,8 @@ class WSDS(Schedule):
     [1.0, 1.0, 0.4, 1.0, 1.0, 0.4, 0.25]
     """
 
+    repeats = True
+
     peak: float = fixed()
     budgets: tuple[Duration, ...] = fixed()
     decay: Duration = fixed(Duration(10.0, "%"))
