@@ -118,6 +118,8 @@ class RateSearch:
 
     def __init__(self, low: float, high: float, start: float = math.inf) -> None:
         self.low, self.high, self.start = low, high, start
+        #: As told, and with infinity for every loss of a run that is taken to have diverged.
+        self.told: list[Rung] = []
         self.rungs: list[Rung] = []
         self._asked: tuple[float, tuple[float, ...]] | None = None
 
@@ -165,6 +167,7 @@ class RateSearch:
         """Take in the final losses of the rates that were asked for."""
         assert self._asked is not None
         share, rates = self._asked
+        self.told.append(Rung(share, rates, tuple(losses)))
         bounded = [x if math.isfinite(x) and x <= _BLOWN * self.start else math.inf for x in losses]
         self.rungs.append(Rung(share, rates, tuple(bounded)))
 
@@ -178,7 +181,7 @@ class RateSearch:
         # Not wider than whole runs reach, whatever the parabola says: they alone are of the whole length.
         rates = [rung.rates[0] for rung in whole]
         rate, low = math.exp(optimum), max(math.exp(optimum - half), min(rates) / _BEYOND)
-        high = min(math.exp(optimum + half), max(rates) * _BEYOND)
+        high = min(math.exp(optimum + half), max(rates) * _BEYOND, _worse_above(rate, short[-1], whole))
         if edge is not None:
             rate, high = min(rate, edge), min(high, edge)
         tried = [rate for rung in self.rungs for rate in rung.rates]
@@ -219,10 +222,25 @@ def _bottom(whole: Sequence[Rung], curvature: float) -> float:
     return float(np.clip(bottom, best - math.log(_GAP) / 2.0, best + math.log(_GAP) / 2.0))
 
 
+def _worse_above(rate: float, short: Rung, whole: Sequence[Rung]) -> float:
+    """Up to where a rate above the recommended one may be: half of the way to the next that was tried and ended worse."""
+    groups = [list(zip(short.rates, short.losses)), [(rung.rates[0], rung.losses[0]) for rung in whole]]
+    limits = []
+    for tried in groups:
+        heights = _heights([loss for _, loss in tried])
+        bar = float(min(heights)) + math.log1p(SAFE) + 2.0 * _NOISE
+        worse = [x for (x, _), height in zip(tried, heights) if height > bar and x > rate]
+        if worse:
+            below = [x for (x, _), height in zip(tried, heights) if height <= bar and x < min(worse)]
+            limits.append(math.sqrt(min(worse) * max([rate, *below])))
+    return min(limits, default=math.inf)
+
+
 def _near(losses: Sequence[float], start: float) -> float:
     """How high a run may end that says something about the optimum of its rung."""
-    heights = _heights(losses)
-    least = float(min(heights))
+    least = float(min(_heights(losses)))
+    if math.isinf(least):
+        return least
     came = math.log(start) - least if 0 < start < math.inf and min(losses) > 0 else math.inf
     return least + min(_NEAR, max(_CAME * came, _NOISE))
 
@@ -233,7 +251,7 @@ def _fitted(rungs: Sequence[Rung], share: float, start: float) -> _Fit:
         (number, math.log2(rung.share / share), math.log(rate), height)
         for number, rung in enumerate(rungs)
         for rate, height in zip(rung.rates, _heights(rung.losses))
-        if height <= _near(rung.losses, start)
+        if math.isfinite(height) and height <= _near(rung.losses, start)
     ]
     best = math.log(_best(rungs[-1]))
     # A rung of which one run alone is near says where the optimum is, not how steep it is around: its level takes it.

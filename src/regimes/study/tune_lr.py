@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,11 @@ from regimes.core import paths
 from regimes.core.errors import DeclarationError, RegimesError, show
 from regimes.core.files import write_json
 from regimes.core.kinds import Controller, Schedule
+from regimes.core.progress import Progress
 from regimes.core.regime import Regime
 from regimes.engine import api
+from regimes.engine.compile import compile_regime, epochs
+from regimes.engine.metrics import Accuracy
 from regimes.engine.run import Run
 from regimes.engine.workload import Workload
 from regimes.optimizers import SGD
@@ -49,6 +52,8 @@ class TunedRate:
     metric : str
     rungs : tuple of Rung
         What was tried.
+    seeds : int
+        Runs of each rate.
     flops : float
         Spent, over all trials; ``runs`` of it were the declared run's length.
     transferred : Transferred or None
@@ -62,6 +67,7 @@ class TunedRate:
     regime: Regime
     metric: str
     rungs: tuple[Rung, ...]
+    seeds: int
     flops: float
     folder: Path
     transferred: Transferred | None = None
@@ -70,7 +76,7 @@ class TunedRate:
     @property
     def runs(self) -> float:
         """Cost in runs of the declared length."""
-        return sum(rung.cost for rung in self.rungs)
+        return self.seeds * sum(rung.cost for rung in self.rungs)
 
     @property
     def edits(self) -> tuple[str, ...]:
@@ -91,6 +97,8 @@ class TunedRate:
             lines += [f"    {x:<10.4g} {_shown(y)}" for rung in rungs for x, y in zip(rung.rates, rung.losses)]
         found = self.found
         safe = f"within {SAFE:.0%} of the best from {found.low:.3g} to {found.high:.3g}"
+        if found.low == found.high:
+            safe = "too few runs came near the best to say how far from it the loss is about as good"
         edge = "none met" if found.edge is None else f"about {found.edge:.3g}"
         lines.append(f"recommended: {found.rate:.4g} ({safe}); edge of divergence: {edge}")
         lines.append(f"declared: {self.declared:.4g}; cost: {self.runs:.2f} runs, {self.flops:.3g} FLOP")
@@ -166,14 +174,22 @@ def tune_lr(
     >>> round(found.runs, 2), found.found.low < found.found.rate < found.found.high
     (3.0, True)
     """
-    if not metric.startswith("val/"):
-        raise DeclarationError(f"got '{metric}'; allowed: a metric of validation data, such as 'val/loss'", "metric")
+    if isinstance(metric, str) and metric.partition("/")[0] not in ("train", "val", "test"):
+        metric = f"val/{metric}"
+    if not isinstance(metric, str) or not metric.startswith("val/"):
+        raise DeclarationError(
+            f"got {show(metric)}; allowed: a metric of validation data, such as 'val/loss'", "metric"
+        )
     if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
         raise DeclarationError(f"got {show(seeds)}; allowed: 1 or more", "seeds")
     wanted = [] if transfer_to is None else changes(transfer_to)
     subject = Own(workload, {"validate": None, "workload_spec": workload_spec, "track": ()})
     subject.metric_name(metric)
-    rates = _rates(regime)
+    if isinstance(workload.metrics.get(metric.rpartition("/")[2]), Accuracy):
+        raise DeclarationError(
+            f"got '{metric}', which is to be high; allowed: what is to be low, such as 'val/loss'", "metric"
+        )
+    rates = _rates(regime, workload)
     declared = rates[next(iter(rates))]
     low, high = _range(declared, low, high)
     for share in (1.0, *(share for share, *_ in RUNGS)):
@@ -186,13 +202,26 @@ def tune_lr(
         short = scaled(regime, share)
         search.tell(trials.losses(len(search.rungs), [_at(short, rates, rate / declared) for rate in values]))
         if all(math.isinf(loss) for loss in search.rungs[0].losses):
-            raise RegimesError(f"every rate from {low:.3g} to {high:.3g} diverged; allowed: a lower range (low, high)")
+            raise RegimesError(
+                f"every rate from {low:.3g} to {high:.3g} diverged, or ended worse than the untrained network; allowed: a lower "
+                "range (low, high)"
+            )
     found = search.found()
     chosen = _at(regime, rates, found.rate / declared)
     moved = _transferred(workload, chosen, found, wanted) if wanted else None
     notes = ["the best rate lies at an end of the range: look farther (low, high)"] if found.at_edge else []
     made = TunedRate(
-        tuple(rates), declared, found, chosen, metric, tuple(search.rungs), trials.flops, Path(out), moved, tuple(notes)
+        tuple(rates),
+        declared,
+        found,
+        chosen,
+        metric,
+        tuple(search.told),
+        seeds,
+        trials.flops,
+        Path(out),
+        moved,
+        tuple(notes),
     )
     write_json(Path(out) / "tune_lr.json", made.to_dict())
     from regimes.report.rates import picture
@@ -256,26 +285,30 @@ def _bar(progress: bool | None) -> Any:
     return Progress(console=Console(stderr=True), disable=quiet)
 
 
-def _rates(regime: Regime) -> dict[str, float]:
+def _rates(regime: Regime, workload: Workload) -> dict[str, float]:
     """Peaks of everything called lr, by path."""
     found: dict[str, float] = {}
+    phases = compile_regime(regime, epochs(regime, workload.view("train")), workload.example_tokens())
+    functions = {f"{phase.name}.{path}": function for phase in phases for path, function in phase.functions.items()}
     for path, value, _ in paths.knobs(regime):
         if path.rsplit(".", 1)[-1] != "lr":
             continue
         if isinstance(value, Controller):
             raise DeclarationError(f"got {show(value)}; allowed: a number or a schedule, whose peak can be tuned", path)
-        peak = value if isinstance(value, int | float) else _peak(value)
+        peak = value if isinstance(value, int | float) else _peak(functions[path])
         if not peak > 0:
             raise DeclarationError(f"got {show(value)}; allowed: a rate above 0, from which is looked", path)
         found[path] = float(peak)
     if not found:
-        raise DeclarationError("no knob is called lr; allowed: a regime whose rule has a learning rate", "optimizer")
+        raise DeclarationError(
+            "no knob is called lr; allowed: a regime that gives its rule one, as in lr=1e-3", "optimizer"
+        )
     return found
 
 
-def _peak(schedule: Schedule) -> float:
+def _peak(function: Callable[[Progress], float]) -> float:
     """Its largest value."""
-    return max(schedule(place / 1000, steps=1000) for place in range(1000))
+    return max(function(Progress(fraction=place / 1000, run_fraction=place / 1000)) for place in range(1000))
 
 
 def _range(declared: float, low: float | None, high: float | None) -> tuple[float, float]:
