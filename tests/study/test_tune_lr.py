@@ -1,7 +1,9 @@
 """Which learning rate: the search on known curves, whole runs, transfer to larger ones, refusals."""
 
+import importlib
 import json
 import math
+import shlex
 
 import numpy as np
 import pytest
@@ -10,8 +12,11 @@ from click.testing import CliRunner
 import regimes as rg
 from regimes.cli import group
 from regimes.scaling.transfer import changes, transfer
+from regimes.study import files
 from regimes.study.rate_search import RUNGS, SAFE, RateSearch
 
+#: The module: its name in the package is the function's.
+tune_lr = importlib.import_module("regimes.study.tune_lr")
 QUADRATIC = rg.Regime(optimizer=rg.SGD(lr=rg.Cosine(0.1)), batch_size=16, budget="64 steps")
 
 
@@ -162,11 +167,70 @@ def test_the_command_prints_the_table_and_the_edit(tmp_path):
     result = CliRunner().invoke(group, asked)
     assert result.exit_code == 0, result.output
     assert "recommended: " in result.output
-    assert "--set 'main.optimizer.lr.peak=" in result.output
+    assert "--set main.optimizer.lr.peak=" in result.output
     assert "batch 16 -> 32" in result.output
     facts = json.loads(CliRunner().invoke(group, [*asked, "--json"]).output)
     assert facts["runs"] == 3.0
     assert facts["transferred"]["rate"] > facts["rate"]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_command_that_is_printed_trains_what_was_tuned_at_the_rate_that_was_found(tmp_path, monkeypatch, several):
+    monkeypatch.chdir(tmp_path)
+    regime = "{optimizer: SGD(lr=Cosine(0.1)), batch_size: 16, budget: 64 steps}"
+    arms = f"arms: {{one: {regime}, two: {regime}}}\ncompare: {{seeds: 6, margin: 0.1, validate: null}}\n"
+    file = tmp_path / "my own.yaml"
+    file.write_text("workload: {name: quadratic, examples: 64}\n" + (arms if several else f"regime: {regime}\n"))
+    asked = ["tune-lr", str(file), "--set", "budget=32 steps", *(["--arm", "two"] if several else [])]
+    result = CliRunner().invoke(group, asked)
+    assert result.exit_code == 0, result.output
+    [line] = [line for line in result.output.splitlines() if line.startswith("to train with it: ")]
+    command = shlex.split(line.removeprefix("to train with it: "))
+    peak = next(float(part.rpartition("=")[2]) for part in command if "lr.peak=" in part)
+    read = files.read(command[2], command[4::2])
+    regimes = list(read.arms.values()) if several else [read.regime]
+    assert command[:2] == ["regimes", "compare" if several else "run"]
+    assert [regime.budget for regime in regimes] == [rg.Duration(32.0, "steps")] * len(regimes)
+    assert [regime.phases[0].optimizer.lr.peak for regime in regimes] == [*[0.1] * several, peak]
+    assert CliRunner().invoke(group, command[1:]).exit_code == 0
+
+
+def test_the_interval_ends_before_a_rate_that_ended_worse():
+    """A cliff: above 0.025 the loss is a tenth higher, where the parabola of all sees none of it."""
+    found = searched(lambda share, rate: bowl(share, rate, width=6.0) * (1.1 if rate > 0.025 else 1.0)).found()
+    assert found.rate < found.high < 0.025
+    wide = searched(lambda share, rate: bowl(share, rate, width=6.0)).found()
+    assert wide.high > 0.025
+
+
+def test_rungs_of_which_all_runs_end_worse_than_untrained_are_a_result():
+    search = searched(lambda share, rate: 0.9 + rate / 20 if share < 0.1 else 20.0 + rate, 1e-3, 1.0, start=1.0)
+    assert all(math.isinf(loss) for rung in search.rungs[1:] for loss in rung.losses)
+    assert all(math.isfinite(loss) for rung in search.told for loss in rung.losses)
+    assert search.found().rate > 0
+
+
+@pytest.mark.parametrize(
+    ("lr", "budget", "peak"),
+    [
+        (rg.Cosine(0.1, warmup="1 epochs"), "16 epochs", 0.1),
+        (rg.Cosine(0.1, warmup="64 samples"), "64 steps", 0.1),
+        (rg.WSD(0.1, "2000 steps"), "8000 steps", 0.1),
+        (rg.from_table([(0, 0.0), (2000, 0.3), (8000, 0.1)]), "8000 steps", 0.3),
+    ],
+)
+def test_a_peak_is_that_of_the_run_as_long_as_it_is(lr, budget, peak):
+    work = rg.workloads.load("quadratic", examples=64)
+    regime = rg.Regime(optimizer=rg.SGD(lr=lr), batch_size=16, budget=budget)
+    assert tune_lr._rates(regime, work) == {"main.optimizer.lr": pytest.approx(peak)}
+
+
+def test_every_seed_is_paid_for(tmp_path):
+    work = rg.workloads.load("quadratic", examples=64)
+    found = rg.tune_lr(work, QUADRATIC, seeds=2, metric="loss", out=tmp_path, progress=False)
+    assert found.metric == "val/loss"
+    assert found.runs == 6.0
+    assert len(list(tmp_path.glob("runs/*/result.json"))) == 28
 
 
 @pytest.mark.parametrize(

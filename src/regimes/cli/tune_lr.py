@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def command(
     from regimes.study.tune_lr import tune_lr
 
     found = files.read(file, edits)
-    name, regime = _chosen(found, arm)
+    label, regime, name = _chosen(found, arm)
     if found.path.suffix == ".py":
         make: tuple[Any, ...] = (python_file.workload_of, (str(found.path.resolve()),))
     else:
@@ -66,7 +67,7 @@ def command(
         tuned = tune_lr(
             found.workload,
             regime,
-            out=Path("runs") / f"tune-lr-{name}" if out is None else out,
+            out=Path("runs") / f"tune-lr-{label}" if out is None else out,
             workers=workers,
             progress=progress,
             workload_spec=found.workload_spec,
@@ -77,21 +78,27 @@ def command(
         common.print_json(tuned.to_dict())
         return
     click.echo(str(tuned))
-    sets = " ".join(f"--set '{edit}'" for edit in tuned.edits)
-    click.echo(f"to train with it: regimes run {file} {sets}")
+    click.echo(f"to train with it: {_command(file, name, [*edits, *tuned.edits], len(edits))}")
     click.echo(f"Picture: {tuned.folder / 'rates.svg'}")
 
 
-def _chosen(found: Any, arm: str | None) -> tuple[str, Any]:
-    """Name and regime of what is tuned: of several arms the one that is asked for, else the first."""
+def _command(file: str, arm: str | None, edits: list[str], given: int) -> str:
+    """The command that trains with the rate: what was edited before stays so, for all arms; the rate is of one."""
+    own = edits[given:] if arm is None else [f"{arm}:{edit}" for edit in edits[given:]]
+    sets = " ".join(f"--set {shlex.quote(edit)}" for edit in [*edits[:given], *own])
+    return f"regimes {'run' if arm is None else 'compare'} {shlex.quote(file)} {sets}"
+
+
+def _chosen(found: Any, arm: str | None) -> tuple[str, Any, str | None]:
+    """Label, regime and arm of what is tuned: of several arms the one that is asked for, else the first."""
     from regimes.core.errors import DeclarationError, nearest
     from regimes.study.files import RunFile
 
     if isinstance(found, RunFile):
         if arm is not None:
             raise DeclarationError(f"got '{arm}', but the file declares one run", "arm")
-        return found.path.stem, found.regime
+        return found.path.stem, found.regime, None
     name = next(iter(found.arms)) if arm is None else arm
     if name not in found.arms:
         raise DeclarationError(f"got '{arm}'; {nearest(str(arm), found.arms)}", "arm")
-    return f"{found.path.stem}-{name}", found.arms[name]
+    return f"{found.path.stem}-{name}", found.arms[name], name
