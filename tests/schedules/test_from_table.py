@@ -184,3 +184,22 @@ def test_the_error_is_the_largest_over_the_points():
 def test_fits_are_refused_with_a_sentence(given, said):
     with pytest.raises(rg.DeclarationError, match=said):
         rg.fit_schedule(POINTS, **given)
+
+
+@pytest.mark.parametrize(
+    ("column", "rows", "at"),
+    [
+        ("fraction", "0,1.0\n1,0.1\n", "100%"),
+        ("step", "0.0,1.0\n1.0,0.1\n", "1 steps"),
+        ("x", "0,1.0\n1,0.1\n", "1 steps"),
+    ],
+)
+def test_the_name_of_a_column_says_whether_it_counts_steps(tmp_path, column, rows, at):
+    (tmp_path / "t.csv").write_text(f"{column},lr\n{rows}")
+    assert [str(place) for place in rg.from_table(tmp_path / "t.csv").at] == [at]
+
+
+def test_a_fraction_above_one_is_refused_whatever_else_it_may_be(tmp_path):
+    (tmp_path / "t.csv").write_text("fraction,lr\n0,1.0\n2,0.1\n")
+    with pytest.raises(rg.DeclarationError, match="got 2; allowed: whole steps, or fractions from 0 to 1"):
+        rg.from_table(tmp_path / "t.csv")

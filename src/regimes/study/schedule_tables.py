@@ -45,7 +45,8 @@ def from_table(
     ----------
     points : sequence of pairs, DataFrame, mapping of columns, or path
         (position, value) pairs, or rows as `regimes.verdict` reads them: a .csv, .tsv, .json or .jsonl file, or what a
-        tracker keeps. Whole numbers are steps, others fractions of the stretch, from 0 to 1.
+        tracker keeps. Whole numbers are steps, others fractions of the stretch, from 0 to 1; a column that is called
+        step or fraction is what it says.
     interpolate : {"linear", "constant"}
         Straight lines between the points, or each value until the next. Default "linear".
     position, value : str, optional
@@ -117,18 +118,19 @@ def table_of(points: Any, position: str | None = None, value: str | None = None)
     """
     plain = isinstance(points, Sequence) and not isinstance(points, str)
     if plain and all(isinstance(pair, Sequence) and len(pair) == 2 for pair in points):
-        pairs = [tuple(pair) for pair in points]
+        pairs, said = [tuple(pair) for pair in points], None
     else:
-        pairs = _columns(points, position, value)
+        pairs, said = _columns(points, position, value)
     if not pairs:
         raise DeclarationError("got none; allowed: one at least", "points")
     for pair in pairs:
         if not all(isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x) for x in pair):
             raise DeclarationError(f"got {show(pair)}; allowed: a position and a value, both finite numbers", "points")
     places = [float(p) for p, _ in pairs]
-    in_steps = all(p == int(p) for p in places) and (
-        max(places) > 1.0 or not any(isinstance(p, float) for p, _ in pairs)
-    )
+    whole = all(p == int(p) for p in places)
+    in_steps = whole and (max(places) > 1.0 or not any(isinstance(p, float) for p, _ in pairs))
+    if said in _POSITIONS:  # the column's name says which
+        in_steps = whole and said != "fraction"
     for before, place in zip([-1.0, *places], places):
         if place < 0.0 or (place > 1.0 and not in_steps):
             raise DeclarationError(f"got {place:g}; allowed: whole steps, or fractions from 0 to 1", "points")
@@ -137,8 +139,8 @@ def table_of(points: Any, position: str | None = None, value: str | None = None)
     return Table(places, [float(v) for _, v in pairs], in_steps)
 
 
-def _columns(points: Any, position: str | None, value: str | None) -> list[tuple[Any, ...]]:
-    """The pairs of two columns."""
+def _columns(points: Any, position: str | None, value: str | None) -> tuple[list[tuple[Any, ...]], str]:
+    """The pairs of two columns, and the name of the first."""
     found = rows_of(points)
     names = found.columns
     usual = [found.step, *(name for name in _POSITIONS if name in names), names[0]]
@@ -150,4 +152,4 @@ def _columns(points: Any, position: str | None, value: str | None) -> list[tuple
         if name is not None and name not in names:
             raise DeclarationError(f"there is no column '{name}'; {nearest(name, names)}", key)
     pairs = [(row.get(position), row.get(value or others[0])) for row in found.rows]
-    return [tuple(number_of(cell) for cell in pair) for pair in pairs if None not in pair]
+    return [tuple(number_of(cell) for cell in pair) for pair in pairs if None not in pair], position
