@@ -29,7 +29,8 @@ class Law(NamedTuple):
 
 _LENGTHENED = "residual branches add up as a random walk, arXiv:2310.02244"
 _TOKENS = "scaling law of language models, arXiv:2409.19913"
-_UNMEASURED = "measured for adaptive and orthogonal rules only, arXiv:2409.19913, arXiv:2603.28743"
+_UNMEASURED = "measured for adaptive rules only, arXiv:2409.19913"
+_OF_MUON = "measured for Muon with weights of one length, arXiv:2603.28743"
 _ENTRIES = "muP's rule for hidden matrices, arXiv:2203.03466; groups.mup gives it to them alone"
 
 #: By what grows and by the family of the rule, which is that of `regimes.scaling.families`.
@@ -57,7 +58,7 @@ LAWS: dict[str, dict[str, Law]] = {
             -0.5,
             -0.5,
             0.0,
-            "a step of low rank as long as the weights, whose length grows as the root, arXiv:2310.17813",
+            "a step of low rank, its length that of the weights, which grows as the root, arXiv:2310.17813",
         ),
     },
     "depth": dict.fromkeys(
@@ -87,8 +88,8 @@ LAWS: dict[str, dict[str, Law]] = {
         "sgd": Law(-0.32, -0.5, 0.0, _UNMEASURED),
         "adaptive": Law(-0.32, -0.5, 0.0, _TOKENS),
         "sign": Law(-0.32, -0.5, 0.0, _UNMEASURED),
-        "orthogonal": Law(-0.32, -0.5, 0.0, f"{_TOKENS}; of Muon, arXiv:2603.28743"),
-        "matched orthogonal": Law(-0.32, -0.5, 0.0, f"{_TOKENS}; of Muon, arXiv:2603.28743"),
+        "orthogonal": Law(-0.32, -0.5, 0.0, _OF_MUON),
+        "matched orthogonal": Law(-0.32, -0.5, 0.0, _OF_MUON),
         "trust ratio": Law(-0.32, -0.5, 0.0, _UNMEASURED),
     },
 }
