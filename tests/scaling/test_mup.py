@@ -76,7 +76,9 @@ def test_factors_are_those_worked_out_by_hand(case):
     """Table 3 of the paper, relative to the base."""
     model, base, rows = CASES[case]
     table = rg.groups.mup_table(model(), base())
-    assert {row.name: (row.kind, row.sgd, row.adaptive) for row in table} == {name: row[:3] for name, row in rows.items()}
+    assert {row.name: (row.kind, row.sgd, row.adaptive) for row in table} == {
+        name: row[:3] for name, row in rows.items()
+    }
     for row in table:
         assert row.first == pytest.approx(rows[row.name][3], rel=1e-15)
     assert [row.name for row in table] == [name for name, _ in model().named_parameters()]
