@@ -200,7 +200,7 @@ def test_all_groups_and_wrapped_rules_are_scaled():
         (lambda: rg.scale_batch(SGD.but(optimizer="PytorchOptimizer('Lion', lr=0.1)"), 2, "sde"), "got 'sde' for Lion"),
         (
             lambda: rg.scale_batch(ADAMW.but({"optimizer": "Torch('Adam', betas=(Linear(0.8, 0.9), 0.99))"}), 2, "sde"),
-            "betas.0: got Linear(0.8, 0.9); allowed with the rule 'sde': a number",
+            "betas.0: got Linear(0.8, final=0.9); allowed with the rule 'sde': a number",
         ),
         (lambda: rg.scale_batch(SGD.but(optimizer="RecursiveRidge()"), 2), "optimizer: no knob is called lr"),
         (lambda: rg.scale_batch(SGD.but(optimizer="RecursiveRidge()"), 2, "linear"), "optimizer: no knob is called lr"),
