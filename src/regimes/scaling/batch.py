@@ -64,6 +64,8 @@ RULES = {
         warmup=True,
     ),
 }
+#: Adam and AdamW, ours or torch's.
+_ADAMS = (("regimes", "AdamW"), ("torch", "AdamW"), ("torch", "Adam"))
 
 
 @dataclass(frozen=True)
@@ -225,10 +227,8 @@ def _without_rate() -> DeclarationError:
 
 
 def _is_adam(rule: Any) -> bool:
-    """Whether a rule is Adam or AdamW, ours or torch's, whose limit the paper derives."""
-    return class_of(rule) in (("regimes", "AdamW"), ("torch", "AdamW"), ("torch", "Adam")) and not option(
-        rule, "amsgrad"
-    )
+    """Whether a rule is one whose limit the paper of "sde" derives."""
+    return class_of(rule) in _ADAMS and not option(rule, "amsgrad")
 
 
 def _rates(regime: Regime, k: float, rule: Rule) -> dict[str, Any]:
