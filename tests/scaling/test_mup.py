@@ -14,6 +14,7 @@ from regimes.core.randomness import Streams
 from regimes.engine.run import Run
 from regimes.model_transforms.growth import first_values, growth
 from regimes.optimizers.groups import roles_of
+from regimes.scaling.families import option
 from regimes.workloads.models import MLP, ModularMLP, TinyGPT
 
 ROOT = math.sqrt(2.0)
@@ -34,7 +35,7 @@ def seeded(make, *arguments, seed=0, **keywords):
 # -- factors -------------------------------------------------------------------------------------------------
 
 MLP_ROWS = {
-    # name: kind, SGD, Adam, first values
+    # name: kind, sgd, adaptive, first values
     "layers.0.weight": ("input", 4.0, 1.0, 1.0),
     "layers.0.bias": ("input", 4.0, 1.0, 1.0),
     "layers.1.weight": ("hidden", 0.5, 0.25, 1.0),  # 64 -> 256 read, 32 -> 64 written
@@ -76,7 +77,9 @@ def test_factors_are_those_worked_out_by_hand(case):
     """Table 3 of the paper, relative to the base."""
     model, base, rows = CASES[case]
     table = rg.groups.mup_table(model(), base())
-    assert {row.name: (row.kind, row.sgd, row.adam) for row in table} == {name: row[:3] for name, row in rows.items()}
+    assert {row.name: (row.kind, row.sgd, row.adaptive) for row in table} == {
+        name: row[:3] for name, row in rows.items()
+    }
     for row in table:
         assert row.first == pytest.approx(rows[row.name][3], rel=1e-15)
     assert [row.name for row in table] == [name for name, _ in model().named_parameters()]
@@ -387,7 +390,20 @@ NET, NARROW = MLP((5, 16, 16, 3)), MLP((5, 4, 4, 3))
 @pytest.mark.parametrize(
     ("act", "sentence"),
     [
-        (lambda: rg.groups.mup(rg.Muon(), NET, 4), r"rule: got Muon\(\), of whose steps nothing is known here"),
+        (lambda: rg.groups.mup(rg.Sophia(), NET, 4), r"rule: got Sophia\(\), of whose steps nothing is known here"),
+        (
+            lambda: rg.groups.mup(rg.Muon(), NET, 4),
+            r"rule: got Muon\(\), of the family 'orthogonal', whose steps follow",
+        ),
+        (lambda: rg.groups.mup(rg.LAMB(), NET, 4, like="adaptive"), "rule: got LAMB.*, of the family 'trust ratio'"),
+        (
+            lambda: rg.groups.mup(rg.Torch("Rprop"), NET, 4),
+            r"rule: got Torch\('Rprop'\), of whose steps nothing is known",
+        ),
+        (
+            lambda: rg.groups.mup(rg.Torch("Adam", weight_decay=0.1), NET, 4),
+            r"rule: got Torch.*, whose decay is not the rate times weight_decay",
+        ),
         (lambda: rg.groups.mup(rg.SAM(rg.SGD()), NET, 4), r"rule: got SAM.*allowed: the rule inside, with SAM around"),
         (lambda: rg.groups.mup(rg.SGD(), nn.Linear(4, 2), 2), "base: got 2, but Linear does not say how it changes"),
         (lambda: rg.groups.mup(rg.SGD(), TinyGPT(width=32, heads=2), 24), "base: width: got 24; allowed are multiples"),
@@ -405,7 +421,7 @@ NET, NARROW = MLP((5, 16, 16, 3)), MLP((5, 4, 4, 3))
         (lambda: rg.groups.mup(rg.SGD(), NET, 4, blocks="*"), r"depth: got depth=1 and blocks='\*'"),
         (lambda: rg.groups.mup(rg.AdamW(), NET, 4, depth=2.0, blocks="x.*"), r"blocks: got 'x\.\*', which matches no"),
         (lambda: rg.groups.mup(rg.SGD(), NET, 4, parametrization="sp"), "parametrization: got 'sp'; allowed: 'mup' or"),
-        (lambda: rg.groups.mup(rg.Muon(), NET, 4, like="signs"), "like: got 'signs'; allowed: 'sgd' or 'adam'"),
+        (lambda: rg.groups.mup(rg.Sophia(), NET, 4, like="signs"), "like: got 'signs'; allowed: 'sgd' or 'adaptive'"),
         (lambda: rg.MuPInit(4).structure(nn.Linear(4, 2)), "base: got 4, but Linear does not say how it changes"),
         (lambda: rg.MuPInit(0), "base: got 0"),
     ],
@@ -416,8 +432,27 @@ def test_what_nothing_is_known_of_is_refused(act, sentence):
 
 
 def test_like_says_what_a_rule_is_not_known_for():
-    rule = rg.groups.mup(rg.LAMB(lr=0.1), NET, NARROW, like="adam")
+    rule = rg.groups.mup(rg.Sophia(lr=0.1, weight_decay=0.0), NET, NARROW, like="adaptive")
     assert [group.rule.lr for group in rule.groups] == [0.025, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (rg.Torch("SGD", lr=0.1), rg.SGD(lr=0.1)),
+        (rg.Torch("AdamW", lr=0.1, weight_decay=0.2), rg.AdamW(lr=0.1, weight_decay=0.2)),
+        (rg.Torch("AdamW"), rg.AdamW()),
+        (rg.PytorchOptimizer("Lion", lr=0.1), rg.Lion(lr=0.1)),
+        (rg.Lion(lr=0.1), rg.AdamW(lr=0.1, weight_decay=0.0)),
+    ],
+    ids=repr,
+)
+def test_rules_of_other_packages_have_the_factors_of_their_family(theirs, ours):
+    """Defaults of theirs count as if they were written."""
+    one, other = (rg.groups.mup(rule, NET, NARROW).groups for rule in (theirs, ours))
+    assert [group.match for group in one] == [group.match for group in other]
+    for name in ("lr", "weight_decay"):
+        assert [option(group.rule, name) for group in one] == [option(group.rule, name) for group in other]
 
 
 def test_recurrent_and_attention_weights_have_axes():

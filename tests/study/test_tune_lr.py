@@ -1,9 +1,9 @@
 """Which learning rate: the search on known curves, whole runs, transfer to larger ones, refusals."""
 
-import importlib
 import json
 import math
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +11,12 @@ from click.testing import CliRunner
 
 import regimes as rg
 from regimes.cli import group
+from regimes.scaling.families import families
 from regimes.scaling.transfer import changes, transfer
 from regimes.study import files
-from regimes.study.rate_search import RUNGS, SAFE, RateSearch
+from regimes.study.rate_search import RUNGS, SAFE, Found, RateSearch
+from regimes.study.tune_lr import TunedRate, _rates, _transferred
 
-#: The module: its name in the package is the function's.
-tune_lr = importlib.import_module("regimes.study.tune_lr")
 QUADRATIC = rg.Regime(optimizer=rg.SGD(lr=rg.Cosine(0.1)), batch_size=16, budget="64 steps")
 
 
@@ -157,6 +157,74 @@ def test_a_batch_levels_off_at_the_noise_scale(family, power):
     assert transfer(1.0, 1.0, 1.0, wanted, family, 64.0).rate == pytest.approx((9 / 2) ** power)
 
 
+FOUND = Found(0.04, 0.02, 0.08, None, False)
+
+
+def moved(rule, sizes):
+    """What becomes of each rate, the first of which is tuned to 0.04."""
+    regime = rg.Regime(optimizer=rule, batch_size=16, budget="64 steps")
+    rates = _rates(regime, rg.workloads.load("quadratic", examples=64))
+    return _transferred(None, regime, FOUND, changes(sizes), rates, families(regime, rates))
+
+
+@pytest.mark.parametrize(
+    ("rule", "power", "least", "most"),
+    [
+        (rg.Torch("AdamW", lr=0.1), -1.0, -1.0, -0.5),
+        (rg.Torch("SGD", lr=0.1), -1.0, -1.0, 0.0),
+        (rg.ScheduleFreeSGD(lr=0.1), -1.0, -1.0, 0.0),
+        (rg.Muon(lr=0.1), 0.0, -0.5, 0.0),
+        (rg.NorMuon(lr=0.1), 0.0, -0.5, 0.0),
+        (rg.Muon(lr=0.1, adjust_lr="match_rms_adamw"), -0.5, -1.0, -0.5),
+        (rg.LAMB(lr=0.1), -0.5, -0.5, 0.0),
+        (rg.PytorchOptimizer("Lion", lr=0.1), -1.0, -1.0, -0.5),
+        (rg.SAM(rg.SGD(lr=0.1)), -1.0, -1.0, 0.0),
+    ],
+    ids=repr,
+)
+def test_a_rate_follows_the_law_of_its_rule(rule, power, least, most):
+    (found,) = moved(rule, "width=64->256").values()
+    assert (found.rate, found.low, found.high) == (0.04 * 4**power, 0.02 * 4**least, 0.08 * 4**most)
+
+
+def test_each_of_several_rates_follows_its_own_law_from_its_own_place():
+    rule = rg.groups.muon(
+        rg.Muon(lr=0.02), rest=rg.Groups([rg.Group("@norms", rg.SGD(lr=0.2)), rg.Group("*", rg.AdamW(lr=0.01))])
+    )
+    found = moved(rule, "width=64->256,depth=2->8")
+    rates = [one.rate for one in found.values()]
+    assert list(found) == [
+        f"main.optimizer.groups.{place}.lr" for place in ("0.rule", "1.rule.groups.0.rule", "1.rule.groups.1.rule")
+    ]
+    assert rates == pytest.approx([0.04 * 4**-0.5, 0.4 * 4**-1.5, 0.02 * 4**-1.5])
+    made = TunedRate(tuple(found), 0.02, FOUND, QUADRATIC, "val/loss", (), 1, 0.0, Path("."), found)
+    told = str(made).splitlines()
+    assert [line.split(":")[0] for line in told if line.startswith("for the larger run")] == [
+        f"for the larger run ({path})" for path in found
+    ]
+    assert sum(line.startswith("width 64 -> 256") for line in told) == 3
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "SGDSaI()",
+        "Torch('Adagrad', lr=0.1)",
+        "MeZO()",
+        "KFAC(SGD())",
+        "LANTON(AdamW())",
+        "Groups([Group('*', rule=DoG())])",
+    ],
+)
+def test_a_transfer_without_a_law_is_refused_before_anything_is_spent(tmp_path, rule):
+    with pytest.raises(rg.DeclarationError, match="of whose steps nothing is known here; allowed: SGD"):
+        rg.tune_lr(
+            rg.workloads.load("quadratic", examples=64), QUADRATIC.but(optimizer=rule), out=tmp_path, progress=False,
+            transfer_to="width=1->2",
+        )  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_prints_the_table_and_the_edit(tmp_path):
     file = tmp_path / "own.yaml"
     file.write_text(
@@ -171,7 +239,9 @@ def test_the_command_prints_the_table_and_the_edit(tmp_path):
     assert "batch 16 -> 32" in result.output
     facts = json.loads(CliRunner().invoke(group, [*asked, "--json"]).output)
     assert facts["runs"] == 3.0
-    assert facts["transferred"]["rate"] > facts["rate"]
+    moved = facts["transferred"]["main.optimizer.lr"]
+    assert facts["rate"] < moved["rate"] <= 2 * facts["rate"]
+    assert f"for the larger run: {moved['rate']:.4g}, somewhere" in result.output
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -222,7 +292,7 @@ def test_rungs_of_which_all_runs_end_worse_than_untrained_are_a_result():
 def test_a_peak_is_that_of_the_run_as_long_as_it_is(lr, budget, peak):
     work = rg.workloads.load("quadratic", examples=64)
     regime = rg.Regime(optimizer=rg.SGD(lr=lr), batch_size=16, budget=budget)
-    assert tune_lr._rates(regime, work) == {"main.optimizer.lr": pytest.approx(peak)}
+    assert _rates(regime, work) == {"main.optimizer.lr": pytest.approx(peak)}
 
 
 def test_every_seed_is_paid_for(tmp_path):

@@ -15,8 +15,8 @@ from regimes.optimizers.roles import roles_of
 
 #: By parametrization and family of the rule: exponents of the growth of what is read, and of what is written.
 RATES: dict[str, dict[str, tuple[float, float]]] = {
-    "mup": {"sgd": (-1.0, 1.0), "adam": (-1.0, 0.0)},
-    "ntk": {"sgd": (-1.0, 0.0), "adam": (-0.5, 0.0)},
+    "mup": {"sgd": (-1.0, 1.0), "adaptive": (-1.0, 0.0), "sign": (-1.0, 0.0)},
+    "ntk": {"sgd": (-1.0, 0.0), "adaptive": (-0.5, 0.0), "sign": (-0.5, 0.0)},
 }
 
 
@@ -32,7 +32,7 @@ class Growth(NamedTuple):
     --------
     >>> Growth(4.0, 4.0).kind, Growth(1.0, 4.0).kind, Growth(4.0, 1.0).kind
     ('hidden', 'input', 'output')
-    >>> Growth(4.0, 2.0).rate("sgd"), Growth(4.0, 2.0).rate("adam")
+    >>> Growth(4.0, 2.0).rate("sgd"), Growth(4.0, 2.0).rate("adaptive")
     (0.5, 0.25)
     """
 
@@ -50,8 +50,8 @@ class Growth(NamedTuple):
 
         Parameters
         ----------
-        family : "sgd" or "adam"
-            Whether a step's length follows that of the gradient, or each entry's is about the rate.
+        family : "sgd", "adaptive" or "sign"
+            Whether a step's length follows that of the gradient, or each entry's is about the rate, or is the rate.
         parametrization : "mup" or "ntk"
         """
         read, written = RATES[parametrization][family]

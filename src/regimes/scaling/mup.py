@@ -14,20 +14,12 @@ from torch import Tensor, nn
 from regimes.core.errors import DeclarationError, show
 from regimes.core.kinds import Optimizer
 from regimes.model_transforms.growth import RATES, base_of, first_values, growth
+from regimes.optimizers.foreign.rule import Foreign
 from regimes.optimizers.groups import Group, Groups, Owned, roles_of
 from regimes.optimizers.tensorwise.sgd import SGD
+from regimes.scaling.families import decays_apart, family_of, known, option
 
-#: How the entries of a step follow those of the gradient: in proportion, or not at all.
-FAMILIES = {
-    "SGD": "sgd",
-    "ScheduleFreeSGD": "sgd",
-    "AdamW": "adam",
-    "Lion": "adam",
-    "SPAM": "adam",
-    "ScheduleFreeAdamW": "adam",
-    "StableSPAM": "adam",
-}
-Family = Literal["sgd", "adam"]
+Like = Literal["sgd", "adaptive"]
 Parametrization = Literal["mup", "ntk"]
 
 
@@ -36,7 +28,7 @@ def mup(
     model: nn.Module,
     base: nn.Module | int,
     *,
-    like: Family | None = None,
+    like: Like | None = None,
     parametrization: Parametrization = "mup",
     depth: float = 1.0,
     blocks: str | None = None,
@@ -63,9 +55,9 @@ def mup(
     base : Module or int
         The same layers under the same names in another width, on which the rate was tuned; or that width, for a model that
         has ``grown(width)``.
-    like : "sgd" or "adam", optional
+    like : "sgd" or "adaptive", optional
         For rules that are not known: whether entries of a step follow those of the gradient in proportion, or not at all.
-        Known are SGD, ScheduleFreeSGD; AdamW, Lion, SPAM, StableSPAM, ScheduleFreeAdamW.
+        Known are those of the families "sgd", "adaptive" and "sign" in `regimes.scaling.families`, of other packages too.
     parametrization : "mup" or "ntk"
         "ntk": the neural tangent parametrization, the other arm of a comparison: SGD 1 / r_in, Adam r_in^(-1/2).
     depth : float
@@ -84,8 +76,9 @@ def mup(
     Raises
     ------
     DeclarationError
-        If the rule has no rate or is of no known family, holds another rule, base and model are not of one form, nothing
-        says which axis is which, or a depth stands without blocks.
+        If the rule has no rate, is of no known family or of one that has no factors here (Muon, LAMB), decays through
+        Adam's moments, holds another rule, base and model are not of one form, nothing says which axis is which, or a depth
+        stands without blocks.
 
     References
     ----------
@@ -113,8 +106,7 @@ def mup(
     for match, one, owned in _leaves(rule, trained, roles_of(model)):
         family = _family(one, like)
         factors = {
-            name: grown[name].rate(family, parametrization)
-            * (depth**-0.5 if name in deep and family == "adam" else 1.0)
+            name: grown[name].rate(family, parametrization) * (depth**-0.5 if name in deep and family != "sgd" else 1.0)
             for name in owned
         }
         groups += _parted(match, one, factors, left)
@@ -166,18 +158,32 @@ def _family(rule: Optimizer, like: str | None) -> str:
         raise DeclarationError(
             f"got {show(rule)}; allowed: the rule inside, with {type(rule).__name__} around the groups", "rule"
         )
-    if "lr" not in dict(rule.children()):
+    if option(rule, "lr") is None:
         raise DeclarationError(f"got {show(rule)}, which has no lr", "rule")
-    family = FAMILIES.get(type(rule).__name__, like)
+    if like not in (None, "sgd", "adaptive"):
+        raise DeclarationError(f"got {show(like)}; allowed: 'sgd' or 'adaptive'", "like")
+    family = family_of(rule) or like
     if family is None:
         raise DeclarationError(
-            f"got {show(rule)}, of whose steps nothing is known here; allowed: {', '.join(FAMILIES)}, or like='sgd' where the "
-            "entries of a step follow those of the gradient, like='adam' where each is about the rate",
+            f"got {show(rule)}, of whose steps nothing is known here; allowed: {known(*_PARTED)}, or like='sgd' where the "
+            "entries of a step follow those of the gradient, like='adaptive' where each is about the rate",
             "rule",
         )
-    if family not in ("sgd", "adam"):
-        raise DeclarationError(f"got {show(like)}; allowed: 'sgd' or 'adam'", "like")
+    if family not in _PARTED:
+        raise DeclarationError(
+            f"got {show(rule)}, of the family '{family}', whose steps follow the width in another way; allowed: "
+            f"{known(*_PARTED)}",
+            "rule",
+        )
+    if family != "sgd" and isinstance(rule, Foreign) and option(rule, "weight_decay") and not decays_apart(rule):
+        raise DeclarationError(
+            f"got {show(rule)}, whose decay is not the rate times weight_decay; allowed: no decay, or AdamW's", "rule"
+        )
     return family
+
+
+#: Families of which the paper's table 3 says by what to multiply the rate of each parameter.
+_PARTED = tuple(RATES["mup"])
 
 
 def _parted(match: str, rule: Optimizer, factors: Mapping[str, float], rest: list[str]) -> Iterator[Group]:
@@ -212,10 +218,9 @@ def _patterns(names: list[str], rest: list[str]) -> Iterator[str]:
 def _scaled(rule: Optimizer, factor: float) -> Optimizer:
     if factor == 1.0:
         return rule
-    held: dict[str, Any] = dict(rule.children())
-    made: Any = rule.replace("lr", held["lr"] * factor)
-    decay = held.get("weight_decay", 0.0)
-    if isinstance(decay, int | float) and decay == 0.0:
+    made: Any = rule.replace("lr", option(rule, "lr") * factor)
+    decay = option(rule, "weight_decay")
+    if decay is None or (isinstance(decay, int | float) and decay == 0.0):
         return made
     return made.replace("weight_decay", decay * (1.0 / factor))
 
@@ -233,8 +238,8 @@ class MuPRow(NamedTuple):
         In the model and in the base.
     kind : str
         "input", "hidden", "output" or "fixed": see `regimes.model_transforms.growth.Growth`.
-    sgd, adam : float
-        What the rate is multiplied by.
+    sgd, adaptive : float
+        What the rate is multiplied by; that of the family "sign" by the same as an adaptive one.
     first : float
         What `MuPInit` multiplies the first values by.
     """
@@ -244,7 +249,7 @@ class MuPRow(NamedTuple):
     base: tuple[int, ...]
     kind: str
     sgd: float
-    adam: float
+    adaptive: float
     first: float
 
 
@@ -252,7 +257,7 @@ class MuPTable(list[MuPRow]):
     """One row per parameter, printed as a table."""
 
     def __str__(self) -> str:
-        heads = ("parameter", "shape", "base", "kind", "SGD", "Adam", "first values")
+        heads = ("parameter", "shape", "base", "kind", "sgd", "adaptive", "first values")
         lines = [heads, *(_told(row) for row in self)]
         widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
         return "\n".join("  ".join(f"{text:<{width}}" for text, width in zip(line, widths)).rstrip() for line in lines)
@@ -260,7 +265,7 @@ class MuPTable(list[MuPRow]):
 
 def _told(row: MuPRow) -> tuple[str, ...]:
     shapes = ("x".join(map(str, shape)) or "1" for shape in (row.shape, row.base))
-    return (row.name, *shapes, row.kind, *(f"{factor:.4g}" for factor in (row.sgd, row.adam, row.first)))
+    return (row.name, *shapes, row.kind, *(f"{factor:.4g}" for factor in (row.sgd, row.adaptive, row.first)))
 
 
 def mup_table(model: nn.Module, base: nn.Module | int, parametrization: Parametrization = "mup") -> MuPTable:
@@ -283,13 +288,13 @@ def mup_table(model: nn.Module, base: nn.Module | int, parametrization: Parametr
     --------
     >>> from regimes.workloads.models import MLP
     >>> print(mup_table(MLP((64, 256, 256, 10)), base=64))
-    parameter        shape    base   kind    SGD   Adam  first values
-    layers.0.weight  256x64   64x64  input   4     1     1
-    layers.0.bias    256      64     input   4     1     1
-    layers.1.weight  256x256  64x64  hidden  1     0.25  1
-    layers.1.bias    256      64     input   4     1     2
-    layers.2.weight  10x256   10x64  output  0.25  0.25  0.5
-    layers.2.bias    10       10     fixed   1     1     2
+    parameter        shape    base   kind    sgd   adaptive  first values
+    layers.0.weight  256x64   64x64  input   4     1         1
+    layers.0.bias    256      64     input   4     1         1
+    layers.1.weight  256x256  64x64  hidden  1     0.25      1
+    layers.1.bias    256      64     input   4     1         2
+    layers.2.weight  10x256   10x64  output  0.25  0.25      0.5
+    layers.2.bias    10       10     fixed   1     1         2
     """
     _check(parametrization, 1.0, None)
     narrow = base_of(model, base)
@@ -298,6 +303,6 @@ def mup_table(model: nn.Module, base: nn.Module | int, parametrization: Parametr
     found = MuPTable()
     for name, p in model.named_parameters():
         one = grown[name]
-        sgd, adam = (one.rate(family, parametrization) for family in ("sgd", "adam"))
-        found.append(MuPRow(name, tuple(p.shape), tuple(old[name].shape), one.kind, sgd, adam, first[name]))
+        sgd, adaptive = (one.rate(family, parametrization) for family in ("sgd", "adaptive"))
+        found.append(MuPRow(name, tuple(p.shape), tuple(old[name].shape), one.kind, sgd, adaptive, first[name]))
     return found

@@ -27,30 +27,70 @@ class Law(NamedTuple):
     why: str
 
 
-#: By what grows and by the family of the rule: "sgd", or "adaptive" where a step's length does not follow the gradient's.
+_LENGTHENED = "residual branches add up as a random walk, arXiv:2310.02244"
+_TOKENS = "scaling law of language models, arXiv:2409.19913"
+_UNMEASURED = "measured for adaptive rules only, arXiv:2409.19913"
+_OF_MUON = "measured for Muon with weights of one length, arXiv:2603.28743"
+_ENTRIES = "muP's rule for hidden matrices, arXiv:2203.03466; groups.mup gives it to them alone"
+
+#: By what grows and by the family of the rule, which is that of `regimes.scaling.families`.
 LAWS: dict[str, dict[str, Law]] = {
     "width": {
-        "adaptive": Law(
-            -1.0,
-            -1.0,
-            -0.5,
-            "muP's rule for hidden matrices, arXiv:2203.03466; groups.mup gives it to them alone",
-        ),
         "sgd": Law(
             -1.0, -1.0, 0.0, "the largest stable rate of standard layers, arXiv:2203.03466; that of groups.mup stays"
         ),
+        "adaptive": Law(-1.0, -1.0, -0.5, _ENTRIES),
+        "sign": Law(-1.0, -1.0, -0.5, _ENTRIES),
+        # The spectral norm of a step is to keep its size (Yang, Simon and Bernstein 2023). Of an orthogonal step it is the
+        # rate times s: s is of the ratio of the sides alone, or, matched, 0.2 sqrt(max(rows, columns)), hence half a power less.
+        "orthogonal": Law(
+            0.0,
+            -0.5,
+            0.0,
+            "the spectral norm of a step is the rate times sqrt(max(1, rows / columns)), arXiv:2310.17813",
+        ),
+        "matched orthogonal": Law(
+            -0.5, -1.0, -0.5, "the spectral norm of a step grows as sqrt(max(rows, columns)), arXiv:2310.17813"
+        ),
+        # ||step||_F = rate ||W||_F, which grows as the root of the width while the spectral norm of W stays. That of the step
+        # is as large as ||step||_F where its rank is low, and stays where it is full.
+        "trust ratio": Law(
+            -0.5,
+            -0.5,
+            0.0,
+            "a step of low rank, its length that of the weights, which grows as the root, arXiv:2310.17813",
+        ),
     },
-    "depth": {
-        "adaptive": Law(-0.5, -1.0, 0.0, "residual branches add up as a random walk, arXiv:2310.02244"),
-        "sgd": Law(-0.5, -1.0, 0.0, "residual branches add up as a random walk, arXiv:2310.02244"),
-    },
+    "depth": dict.fromkeys(
+        ("sgd", "adaptive", "sign", "orthogonal", "matched orthogonal", "trust ratio"),
+        Law(-0.5, -1.0, 0.0, _LENGTHENED),
+    ),
     "batch": {
-        "adaptive": Law(0.5, 0.0, 0.5, "square-root rule, arXiv:2006.09092, arXiv:2205.10287"),
         "sgd": Law(1.0, 0.0, 1.0, "linear rule, arXiv:1706.02677"),
+        "adaptive": Law(
+            0.5, 0.0, 1.0, "square-root rule, arXiv:2006.09092, arXiv:2205.10287; from 0.5 to 1 in arXiv:1812.06162"
+        ),
+        "sign": Law(
+            0.5,
+            -0.5,
+            0.5,
+            "the sign of a noisy gradient, whose rate falls again when the noise is gone, arXiv:2405.14578",
+        ),
+        "orthogonal": Law(0.5, 0.0, 1.0, "as an adaptive rule's: derived and measured by nobody that we know of"),
+        "matched orthogonal": Law(
+            0.5, 0.0, 1.0, "as an adaptive rule's: derived and measured by nobody that we know of"
+        ),
+        "trust ratio": Law(
+            0.5, 0.0, 1.0, "square-root rule of LAMB, arXiv:1904.00962; linear of LARS, arXiv:1708.03888"
+        ),
     },
     "budget": {
-        "adaptive": Law(-0.32, -0.5, 0.0, "scaling law of language models, arXiv:2409.19913"),
-        "sgd": Law(-0.32, -0.5, 0.0, "measured for adaptive rules only, arXiv:2409.19913"),
+        "sgd": Law(-0.32, -0.5, 0.0, _UNMEASURED),
+        "adaptive": Law(-0.32, -0.5, 0.0, _TOKENS),
+        "sign": Law(-0.32, -0.5, 0.0, _UNMEASURED),
+        "orthogonal": Law(-0.32, -0.5, 0.0, _OF_MUON),
+        "matched orthogonal": Law(-0.32, -0.5, 0.0, _OF_MUON),
+        "trust ratio": Law(-0.32, -0.5, 0.0, _UNMEASURED),
     },
 }
 _CHANGE = re.compile(r"^\s*(\w+)\s*=\s*([0-9.eE+]+)\s*->\s*([0-9.eE+]+)\s*$")
@@ -136,9 +176,16 @@ def transfer(
     rate, low, high : float
         Tuned, with its interval.
     wanted : list of Change
-    family : "adaptive" or "sgd"
+    family : str
+        Of the rule: "sgd", "adaptive", "sign", "orthogonal", "matched orthogonal" or "trust ratio"
+        (`regimes.scaling.families.family_of`).
     noise_scale : float, optional
         B_n, in examples.
+
+    Raises
+    ------
+    DeclarationError
+        If no law is known of the family.
 
     Examples
     --------
@@ -151,6 +198,8 @@ def transfer(
     """
     reasons = []
     for what, old, new in wanted:
+        if family not in laws[what]:
+            raise DeclarationError(f"got '{family}'; {nearest(family, laws[what])}", "family")
         law = laws[what][family]
         ratio, told = new / old, law.why
         if what == "batch" and noise_scale is not None and math.isfinite(noise_scale):

@@ -21,10 +21,10 @@ from regimes.engine.compile import compile_regime, epochs
 from regimes.engine.metrics import Accuracy
 from regimes.engine.run import Run
 from regimes.engine.workload import Workload
-from regimes.optimizers import SGD
 from regimes.probes import GradientNoiseScale
+from regimes.scaling.families import families
 from regimes.scaling.lengths import scaled
-from regimes.scaling.transfer import Transferred, changes, transfer
+from regimes.scaling.transfer import Change, Transferred, changes, transfer
 from regimes.study.compare import made_subject
 from regimes.study.own import Own
 from regimes.study.pool import Pool
@@ -56,7 +56,8 @@ class TunedRate:
         Runs of each rate.
     flops : float
         Spent, over all trials; ``runs`` of it were the declared run's length.
-    transferred : Transferred or None
+    transferred : dict of str to Transferred, or None
+        By path, as each rate follows the law of its own rule.
     folder : Path
         Of the trials, of ``tune_lr.json`` and of ``rates.svg``.
     """
@@ -70,7 +71,7 @@ class TunedRate:
     seeds: int
     flops: float
     folder: Path
-    transferred: Transferred | None = None
+    transferred: dict[str, Transferred] | None = None
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -88,7 +89,8 @@ class TunedRate:
         facts = {"paths": list(self.paths), "declared": self.declared, "metric": self.metric, **asdict(self.found)}
         facts |= {"runs": self.runs, "flops": self.flops, "edits": list(self.edits), "regime": repr(self.regime)}
         facts |= {"rungs": [asdict(rung) for rung in self.rungs], "notes": list(self.notes)}
-        return facts | {"transferred": None if self.transferred is None else asdict(self.transferred)}
+        moved = None if self.transferred is None else {path: asdict(one) for path, one in self.transferred.items()}
+        return facts | {"transferred": moved}
 
     def __str__(self) -> str:
         lines = [f"{self.metric} by rate (runs of a share of the budget)"]
@@ -103,10 +105,12 @@ class TunedRate:
         lines.append(f"recommended: {found.rate:.4g} ({safe}); edge of divergence: {edge}")
         lines.append(f"declared: {self.declared:.4g}; cost: {self.runs:.2f} runs, {self.flops:.3g} FLOP")
         lines += self.notes
-        if self.transferred is not None:
-            lines += self.transferred.reasons
-            moved = self.transferred
-            lines.append(f"for the larger run: {moved.rate:.4g}, somewhere from {moved.low:.3g} to {moved.high:.3g}")
+        for reasons, same in itertools.groupby((self.transferred or {}).items(), lambda item: item[1].reasons):
+            lines += reasons
+            for path, moved in same:
+                whose = f" ({path})" if len(self.paths) > 1 else ""
+                said = f"{moved.rate:.4g}, somewhere from {moved.low:.3g} to {moved.high:.3g}"
+                lines.append(f"for the larger run{whose}: {said}")
         return "\n".join(lines)
 
 
@@ -143,7 +147,8 @@ def tune_lr(
     seeds : int
         Runs of each rate, whose mean counts; the price grows with it. Default 1.
     transfer_to : str, optional
-        Sizes of a larger run, ``width=256->1024,depth=4->8,batch=64->512,budget=1->4``: its rate is said too.
+        Sizes of a larger run, ``width=256->1024,depth=4->8,batch=64->512,budget=1->4``: its rate is said too, of several
+        rates each by the law of its rule.
     out : path
         Folder of the trials; those that are there are not computed again.
     workers : int
@@ -161,7 +166,8 @@ def tune_lr(
     Raises
     ------
     DeclarationError
-        Before anything is spent: no knob called lr, an empty range, a metric that is not of validation data.
+        Before anything is spent: no knob called lr, an empty range, a metric that is not of validation data, a transfer
+        for rules of which no law is known.
     RegimesError
         If a run failed for another reason than divergence, or every rate of the first rung diverged.
 
@@ -190,6 +196,7 @@ def tune_lr(
             f"got '{metric}', which is to be high; allowed: what is to be low, such as 'val/loss'", "metric"
         )
     rates = _rates(regime, workload)
+    kinds = families(regime, rates) if wanted else {}
     declared = rates[next(iter(rates))]
     low, high = _range(declared, low, high)
     for share in (1.0, *(share for share, *_ in RUNGS)):
@@ -208,7 +215,7 @@ def tune_lr(
             )
     found = search.found()
     chosen = _at(regime, rates, found.rate / declared)
-    moved = _transferred(workload, chosen, found, wanted) if wanted else None
+    moved = _transferred(workload, chosen, found, wanted, rates, kinds) if wanted else None
     notes = ["the best rate lies at an end of the range: look farther (low, high)"] if found.at_edge else []
     made = TunedRate(
         tuple(rates),
@@ -362,13 +369,21 @@ def _untrained(workload: Workload, regime: Regime, metric: str) -> float:
     return float(found)
 
 
-def _transferred(workload: Workload, regime: Regime, found: Found, wanted: list[Any]) -> Transferred:
-    from regimes.core.kinds import Optimizer
-
-    rules = [value for _, value in paths.walk(regime) if isinstance(value, Optimizer) and hasattr(value, "lr")]
-    family = "sgd" if all(isinstance(rule, SGD) for rule in rules) else "adaptive"
+def _transferred(
+    workload: Workload,
+    regime: Regime,
+    found: Found,
+    wanted: list[Change],
+    rates: dict[str, float],
+    kinds: dict[str, str],
+) -> dict[str, Transferred]:
+    """Every rate for the larger run, by the law of its own rule; all were tuned in proportion to the first."""
     scale = _noise_scale(workload, regime) if any(change.what == "batch" for change in wanted) else None
-    return transfer(found.rate, found.low, found.high, wanted, family, scale)
+    first, moved = next(iter(rates.values())), dict[str, Transferred]()
+    for path, declared in rates.items():
+        rate, low, high = (value * declared / first for value in (found.rate, found.low, found.high))
+        moved[path] = transfer(rate, low, high, wanted, kinds[path], scale)
+    return moved
 
 
 def _noise_scale(workload: Workload, regime: Regime) -> float | None:
