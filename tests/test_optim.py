@@ -196,13 +196,24 @@ def test_half_precision_is_float32_rounded_once_a_step(name, dtype):
 
 
 def test_small_gradients_of_float16_move_by_the_rate():
-    """g^2 = 1e-10 is 0 in float16; Adam's first step is the rate all the same, and SGD moves at all."""
-    w, v = (nn.Parameter(torch.zeros(2, dtype=torch.float16)) for _ in range(2))
-    w.grad, v.grad = torch.full_like(w, 1e-5), torch.full_like(v, 0.5)
-    optim.AdamW([w], lr=0.1, eps=0.0).step()
-    optim.SGD([v], lr=0.5, momentum=0.9).step()
-    assert torch.equal(w, torch.full_like(w, -0.1))
-    assert torch.equal(v, torch.full_like(v, -0.25))
+    """g^2 = 1e-10 is 0 in float16; each of Adam's steps is the rate all the same."""
+    w = nn.Parameter(torch.zeros(64, dtype=torch.float16))
+    optimizer = optim.AdamW([w], lr=0.125, eps=0.0, weight_decay=0.0)
+    for _ in range(3):
+        w.grad = torch.full_like(w, 1e-5)
+        optimizer.step()
+    assert torch.equal(w, torch.full_like(w, -0.375))
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_sgd_moves_in_half_precision(dtype):
+    """torch's fused kernel leaves whole vectors of entries as they are on a CPU (pytorch issue 191763)."""
+    w = nn.Parameter(torch.zeros(64, dtype=dtype))
+    optimizer = optim.SGD([w], lr=0.5, momentum=0.5)
+    for _ in range(2):
+        w.grad = torch.full_like(w, 0.5)
+        optimizer.step()
+    assert torch.equal(w, torch.full_like(w, -0.625))
 
 
 LAYOUTS = {
