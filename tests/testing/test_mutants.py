@@ -338,6 +338,16 @@ class Counting(Descent):
         return state
 
 
+@caught_by("leaves gradients as they are")
+class Borrowing(Descent):
+    """Scales in the gradient's own memory."""
+
+    @torch.no_grad()
+    def apply(self, parameters, gradients):
+        for p, g in zip(parameters.values(), gradients):
+            p.sub_(g.mul_(self.lr))
+
+
 @caught_by("evaluates finally once")
 class Twice(Descent):
     single_evaluation = False

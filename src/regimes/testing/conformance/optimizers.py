@@ -35,6 +35,16 @@ def writes_after_its_last_evaluation(stand: Stand) -> None:
         demand(not seen.early, f"{stand.example!r} has written {seen.early[:4]} before its last evaluation")
 
 
+@rule("leaves gradients as they are", "optimizer")
+def leaves_gradients_as_they_are(stand: Stand) -> None:
+    """Gradients belong to who made them: in a person's own loop they are `p.grad`, which is read after the step, too."""
+    for setup in stand.setups:
+        run = stand.make(setup)()
+        for _ in range(3):
+            found = watched_step(run).overwritten()
+            demand(not found, f"a step of {setup.example!r} writes into its gradients: {found[:4]}")
+
+
 @rule("evaluates finally once", "optimizer")
 def evaluates_finally_once(stand: Stand) -> None:
     """Exactly one final evaluation with gradients a step, or none with gradients; one in all where it says so."""
