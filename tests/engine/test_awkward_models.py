@@ -380,7 +380,9 @@ class Complex(nn.Module):
 def test_complex_weights_are_refused_by_name_where_they_are_trained():
     x, y = torch.randn(16, 3), torch.randint(0, 2, (16,))
     refused = rg.Workload(model=Complex, train=(x, y), loss=nn.CrossEntropyLoss())
-    with pytest.raises(rg.DeclarationError, match=r"parameter 'inner.weight' is torch.complex64; allowed: real numbers"):
+    with pytest.raises(
+        rg.DeclarationError, match=r"parameter 'inner.weight' is torch.complex64; allowed: real numbers"
+    ):
         Run(refused, regime(), seed=0)
     frozen = rg.Workload(model=lambda: Complex(trained=False), train=(x, y), loss=nn.CrossEntropyLoss())
     Run(frozen, regime(), seed=0).step()
