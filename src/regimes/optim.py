@@ -53,10 +53,11 @@ class RuleOptimizer(torch.optim.Optimizer):
     Parameters are real: complex ones are refused, as most rules square gradients (take `torch.view_as_real`).
 
     Of parameters in half precision (float16, bfloat16) states are kept, and updates are made, in float32, so that neither
-    g^2 underflows (in float16 below 6e-8) nor a mean of beta 0.999 stands still; twice the memory of torch's states, and not its
-    bits. The weights themselves are rounded once a step: what moves one by less than half its spacing (2^-11 of it in float16,
-    2^-8 in bfloat16, at most) is lost. Keep float32 weights and compute in half precision (`torch.autocast`, in a run
-    ``precision="bfloat16"``) where that matters. Gradients that underflowed in float16 come too late: scale the loss.
+    g^2 underflows (float16 ends at 6e-8) nor a mean of beta 0.999 stands still: twice the memory of torch's states, and other
+    bits. The weights themselves are rounded once a step: what moves one by less than half the spacing there (at most 2^-11 of it
+    in float16, 2^-8 in bfloat16) is lost. Where that matters, keep float32 weights and compute in half precision
+    (`torch.autocast`, in a run ``precision="bfloat16"``). Gradients that underflowed in a float16 backward are gone already:
+    scale the loss.
 
     Examples
     --------

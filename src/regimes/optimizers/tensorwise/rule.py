@@ -64,7 +64,8 @@ class Tensorwise(Optimizer):
     ) -> None:
         """Update tensors of one type, device and age; the plain form is one `update` each."""
         for p, g, slot in zip(tensors, gradients, slots):
-            self.update(p, g, slot, t)
+            if p.numel() > 0:  # an empty tensor has no maximum, and some of its shapes are ambiguous
+                self.update(p, g, slot, t)
 
     def check(self, name: str, p: Tensor) -> None:
         """Refuse a parameter that the rule cannot update, naming it."""
@@ -108,11 +109,6 @@ class Tensorwise(Optimizer):
         compiled : bool
             Whether the update of an elementwise rule goes through torch.compile.
         """
-        if 0 in map(Tensor.numel, tensors):  # of an empty tensor there is no maximum, and some shapes are ambiguous
-            filled = [place for place, p in enumerate(tensors) if p.numel() > 0]
-            tensors, gradients, slots = _at(tensors, filled), _at(gradients, filled), _at(slots, filled)
-            if not filled:
-                return
         for slot in slots:
             slot["step"] += 1
         t = slots[0]["step"]
