@@ -33,6 +33,7 @@ RULES = {
 }
 #: Those that are told the curvature: how, and that the engine's bits come out, is in test_second_order.py.
 CURVED = ("AdaHessian", "Sophia")
+HALF = (torch.float16, torch.bfloat16)
 
 
 def net():
@@ -48,6 +49,7 @@ def data():
 
 def train(model, optimizer, batches, scheduler=None):
     x, y = data()
+    x = x.to(next(model.parameters()).dtype)
     for indices in batches:
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x[indices]), y[indices]).backward()
@@ -81,9 +83,11 @@ def test_every_tensorwise_rule_is_there_and_listed_here():
         assert issubclass(getattr(optim, name), torch.optim.Optimizer)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", [name for name in RULES if name not in CURVED])
-def test_has_the_bits_of_the_engine(name):
-    work = rg.Workload(model=net, train=data(), loss=nn.CrossEntropyLoss())
+def test_has_the_bits_of_the_engine(name, dtype):
+    x, y = data()
+    work = rg.Workload(model=lambda: net().to(dtype), train=(x.to(dtype), y), loss=nn.CrossEntropyLoss())
     run = Run(work, rg.Regime(optimizer=getattr(rg, name)(**RULES[name]), batch_size=16, budget="15 steps"))
     model, drawn = copy.deepcopy(run.model), []
     optimizer = getattr(optim, name)(model.parameters(), **RULES[name])
@@ -108,20 +112,171 @@ def test_is_a_stand_in_for_torchs_class(name, options):
     assert same(weights(ours), weights(theirs))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF, torch.float64])
 @pytest.mark.parametrize("name", RULES)
-def test_state_dict_continues_in_the_same_bits(name, tmp_path):
-    model = net()
+def test_state_dict_continues_in_the_same_bits(name, dtype, tmp_path):
+    model = net().to(dtype)
     optimizer = getattr(optim, name)(model.parameters(), **RULES[name])
     train(model, optimizer, batches(7))
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "checkpoint.pt")
-    train(model, optimizer, batches(7, seed=1))
-    other, saved = net(), torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    train(model, optimizer, batches(27, seed=1))
+    other, saved = net().to(dtype), torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     resumed = getattr(optim, name)(other.parameters(), lr=123.0)
     other.load_state_dict(saved["model"])
     resumed.load_state_dict(saved["optimizer"])
-    train(other, resumed, batches(7, seed=1))
+    train(other, resumed, batches(27, seed=1))
     assert same(weights(model), weights(other))
+    assert kinds(resumed.state_dict()["state"]) == kinds(optimizer.state_dict()["state"])
     assert resumed.param_groups[0]["lr"] == RULES[name]["lr"]
+
+
+def kinds(tree):
+    """The same tree with types in place of tensors."""
+    if isinstance(tree, dict):
+        return {key: kinds(value) for key, value in tree.items()}
+    return (tree.dtype, tree.shape) if isinstance(tree, torch.Tensor) else tree
+
+
+def test_hooks_around_loading_see_what_the_rule_keeps():
+    """A caller's hook before acts before, one after sees states in the rule's own types, and ours are gone then."""
+    w, seen = nn.Parameter(torch.ones(2, dtype=torch.bfloat16)), []
+    optimizer = optim.Lion([w], lr=0.1)
+    w.grad = torch.full_like(w, 0.3)
+    optimizer.step()
+    saved = optimizer.state_dict()
+
+    def doubled(_, given):
+        return given | {"state": {0: given["state"][0] | {"exp_avg": 2 * given["state"][0]["exp_avg"]}}}
+
+    optimizer.register_load_state_dict_pre_hook(doubled)
+    optimizer.register_load_state_dict_post_hook(lambda o: seen.append(o.state[w]["exp_avg"].clone()))
+    optimizer.load_state_dict(saved)
+    assert torch.equal(seen[0], 2 * saved["state"][0]["exp_avg"])
+    assert seen[0].dtype == torch.float32
+    assert len(optimizer._optimizer_load_state_dict_pre_hooks) == 1
+    assert len(optimizer._optimizer_load_state_dict_post_hooks) == 1
+
+
+def test_states_of_float32_continue_in_the_types_of_other_weights():
+    """As torch, a state is cast to what the rule keeps for weights of the type that it is loaded for."""
+    w, v = nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(3, 4, dtype=torch.float64))
+    first, second = optim.Conda([w]), optim.Conda([v])
+    w.grad, v.grad = torch.eye(3, 4), torch.eye(3, 4, dtype=torch.float64)
+    first.step()
+    second.load_state_dict(first.state_dict())
+    state = second.state[v]
+    assert {state[key].dtype for key in ("exp_avg", "exp_avg_sq")} | {state["frame"]["basis"].dtype} == {torch.float64}
+    second.step()
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("name", RULES)
+def test_half_precision_is_float32_rounded_once_a_step(name, dtype):
+    """The twin's weights and gradients are float32 numbers of the narrow type; after each step its weights are rounded."""
+    draw = torch.Generator().manual_seed(0)
+    start = torch.randn(4, 6, generator=draw).to(dtype)
+    narrow, twin = nn.Parameter(start.clone()), nn.Parameter(start.float())
+    ours, theirs = (getattr(optim, name)([w], **RULES[name]) for w in (narrow, twin))
+    for size in (1.0, 1e-5, 0.0, 3e-3):
+        g = (torch.randn(4, 6, generator=draw) * size).to(dtype)
+        curvature = torch.rand(4, 6, generator=draw).to(dtype)
+        narrow.grad, twin.grad = g, g.float()
+        if name in CURVED:
+            ours.update_hessian([curvature])
+            theirs.update_hessian([curvature.float()])
+        ours.step()
+        theirs.step()
+        twin.data = twin.data.to(dtype).float()
+        assert narrow.dtype == dtype
+        assert torch.equal(narrow.float(), twin)
+    assert kinds(dict(ours.state[narrow])) == kinds(dict(theirs.state[twin]))
+    assert torch.isfinite(narrow).all()
+    with ours.evaluating(), theirs.evaluating():
+        assert torch.equal(narrow, twin.to(dtype))
+
+
+def test_small_gradients_of_float16_move_by_the_rate():
+    """g^2 = 1e-10 is 0 in float16; each of Adam's steps is the rate all the same."""
+    w = nn.Parameter(torch.zeros(64, dtype=torch.float16))
+    optimizer = optim.AdamW([w], lr=0.125, eps=0.0, weight_decay=0.0)
+    for _ in range(3):
+        w.grad = torch.full_like(w, 1e-5)
+        optimizer.step()
+    assert torch.equal(w, torch.full_like(w, -0.375))
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_sgd_moves_in_half_precision(dtype):
+    """torch's fused kernel leaves whole vectors of entries as they are on a CPU (pytorch issue 191763)."""
+    w = nn.Parameter(torch.zeros(64, dtype=dtype))
+    optimizer = optim.SGD([w], lr=0.5, momentum=0.5)
+    for _ in range(2):
+        w.grad = torch.full_like(w, 0.5)
+        optimizer.step()
+    assert torch.equal(w, torch.full_like(w, -0.625))
+
+
+LAYOUTS = {
+    "float32": lambda w: w,
+    "float64": lambda w: w.double(),
+    "bfloat16": lambda w: w.bfloat16(),
+    "not contiguous": lambda w: w.t(),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", RULES)
+def test_gradients_are_left_as_they_are(name, layout):
+    """With decay, as what adds it to the gradient may write there; a transposed tensor goes past fused kernels."""
+    draw, laid = torch.Generator().manual_seed(0), LAYOUTS[layout]
+    w = nn.Parameter(laid(torch.randn(4, 6, generator=draw)))
+    optimizer = getattr(optim, name)([w], **{**RULES[name], "weight_decay": 0.1})
+    for _ in range(3):
+        w.grad = laid(torch.randn(4, 6, generator=draw))
+        curvature = laid(torch.rand(4, 6, generator=draw))
+        assert w.grad.is_contiguous() == w.is_contiguous() == (layout != "not contiguous")
+        before = w.detach().clone(), w.grad.clone(), curvature.clone()
+        if name in CURVED:
+            optimizer.update_hessian([curvature])
+        optimizer.step()
+        assert not torch.equal(w, before[0])
+        assert torch.equal(w.grad, before[1])
+        assert torch.equal(curvature, before[2])
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0)])
+@pytest.mark.parametrize("name", RULES)
+def test_empty_parameters_change_nothing_for_the_others(name, shape):
+    found = []
+    for shapes in ([shape, (3, 4)], [(3, 4)]):
+        ws = [nn.Parameter(torch.ones(s)) for s in shapes]
+        optimizer = getattr(optim, name)(ws, **RULES[name])
+        for number in range(3):
+            for w in ws:
+                w.grad = torch.full(w.shape, 1.0 + number)
+            if name in CURVED:
+                optimizer.update_hessian([torch.ones(w.shape) for w in ws])
+            optimizer.step()
+        found.append(ws[-1])
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], torch.ones(3, 4))
+
+
+def test_complex_parameters_are_refused_by_name():
+    w = nn.Parameter(torch.ones(2, dtype=torch.complex128))
+    sentence = r"parameter 'w' is torch.complex128; allowed: real numbers: make it of torch.view_as_real\("
+    for name in RULES:
+        with pytest.raises(rg.DeclarationError, match=sentence):
+            getattr(optim, name)([("w", w)])
+    real = nn.Parameter(torch.view_as_real(w.detach()).clone())
+    optimizer = optim.AdamW([real], lr=0.1)
+    theirs = torch.optim.AdamW([w], lr=0.1)
+    for g in (1 + 1j, 0.5 - 2j):
+        w.grad = torch.full_like(w, g)
+        real.grad = torch.view_as_real(w.grad)
+        optimizer.step()
+        theirs.step()
+    torch.testing.assert_close(torch.view_as_complex(real.detach()), w.detach(), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", RULES)

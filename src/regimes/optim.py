@@ -26,7 +26,7 @@ from regimes.optimizers.second_order.diagonals import (
     hutchinson_diagonal,
 )
 from regimes.optimizers.second_order.empirical_fisher import EmpiricalFisherInverse
-from regimes.optimizers.tensorwise.rule import Tensorwise
+from regimes.optimizers.tensorwise.rule import Tensorwise, refuse_complex, wide
 
 __all__ = ["EmpiricalFisherInverse", "RuleOptimizer", "gauss_newton_bartlett_diagonal", "hutchinson_diagonal"]
 
@@ -47,6 +47,17 @@ class RuleOptimizer(torch.optim.Optimizer):
         For unknown arguments, values out of range, schedules, or parameters that the rule cannot update.
     RuntimeError
         If a gradient is sparse.
+
+    Notes
+    -----
+    Parameters are real: complex ones are refused, as most rules square gradients (take `torch.view_as_real`).
+
+    Of parameters in half precision (float16, bfloat16) states are kept, and updates are made, in float32, so that neither
+    g^2 underflows (float16 ends at 6e-8) nor a mean of beta 0.999 stands still: twice the memory of torch's states, and other
+    bits. The weights themselves are rounded once a step: what moves one by less than half the spacing there (at most 2^-11 of it
+    in float16, 2^-8 in bfloat16) is lost. Where that matters, keep float32 weights and compute in half precision
+    (`torch.autocast`, in a run ``precision="bfloat16"``). Gradients that underflowed in a float16 backward are gone already:
+    scale the loss.
 
     Examples
     --------
@@ -84,6 +95,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _check(self, rule: Tensorwise, group: dict[str, Any]) -> None:
         names = group.get("param_names") or [f"parameter {place}" for place in range(len(group["params"]))]
         for name, p in zip(names, group["params"]):
+            refuse_complex(name, p)
             rule.check(name, p)
 
     def _live(self, group: dict[str, Any]) -> Tensorwise:
@@ -138,7 +150,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             rule: Any = self._live(group)
             if not self.state[p]:
                 self.state[p].update(rule.fresh(p))
-            rule.refresh(p, estimate, self.state[p])
+            rule.refresh(p, wide(estimate), self.state[p])
             self.state[p]["curved"] = True
 
     def _refuse_uncurved(self, slots: Iterable[dict[str, Any]]) -> None:
@@ -158,6 +170,32 @@ class RuleOptimizer(torch.optim.Optimizer):
         if not self.state[p]:
             self.state[p].update(rule.fresh(p))
         return self.state[p]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned; states come back in the types that the rule keeps them in.
+
+        Parameters
+        ----------
+        state_dict : dict
+        """
+        saved: dict[str, Any] = {}
+        # torch casts states to the parameters' types. Hooks of the caller act before the first of these, or after the second.
+        hooks = (
+            self.register_load_state_dict_pre_hook(lambda _, given: saved.update(given)),
+            self.register_load_state_dict_post_hook(lambda _: self._restore(saved), prepend=True),
+        )
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        for group, given in zip(self.param_groups, saved["param_groups"]):
+            rule = self._live(group)
+            for p, number in zip(group["params"], given["params"]):
+                if number in saved["state"]:
+                    self.state[p] = _typed(saved["state"][number], rule.fresh(p), p)
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -179,6 +217,16 @@ class RuleOptimizer(torch.optim.Optimizer):
             with torch.no_grad():
                 for p, before, _ in kept:
                     p.copy_(before)
+
+
+def _typed(value: Any, fresh: Any, p: Tensor) -> Any:
+    """A saved state with its tensors where `p` is, in the types of a fresh one; what that does not hold, as wide as `p`."""
+    if isinstance(value, dict):
+        return {key: _typed(v, fresh.get(key) if isinstance(fresh, dict) else None, p) for key, v in value.items()}
+    if not isinstance(value, Tensor):
+        return value
+    like = fresh if isinstance(fresh, Tensor) else wide(p)
+    return value.to(like.device, like.dtype) if value.is_floating_point() else value.to(like.device)
 
 
 def _flat(value: Any) -> tuple[Any, ...]:

@@ -32,8 +32,11 @@ PARTS = {
         "optimizer": "Groups([Group('*.bias', SGD(lr=0.2)), Group('0.*|1.*', Groups([Group('@vectors', SGD(lr=0.1)), "
         "Group('*', SGD(lr=0.3))])), Group('*', SGD(lr=0.2))])"
     },
+    "sizes = [p.abs() + eta(done) for p in parameters]": {
+        "optimizer": "SAM(SGD(lr=0.05), rho=0.3, adaptive=True, eta=Linear(0.5, 0.1))",
+    },
     "climb = [p.grad for p in parameters]": {"optimizer": "SAM(SGD(lr=0.05))", "grad_transforms": ["ClipNorm(0.5)"]},
-    "climb = [g * p.abs() for p, g in zip(parameters, climb)]": {
+    "climb = [g * t for g, t in zip(climb, sizes)]": {
         "optimizer": "SAM(AdamW(), rho=Linear(0.1, 0.01), adaptive=True)",
         "micro_batch": 2,
     },

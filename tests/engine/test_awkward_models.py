@@ -367,6 +367,28 @@ def test_a_budget_of_tokens_under_a_loss_that_is_one_number_is_refused():
         Run(workload, regime(budget="64 tokens"), seed=0).step()
 
 
+class Complex(nn.Module):
+    def __init__(self, trained=True):
+        super().__init__()
+        self.inner = nn.Linear(3, 3, dtype=torch.complex64).requires_grad_(trained)
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.head(self.inner(x.to(torch.complex64)).real)
+
+
+def test_complex_weights_are_refused_by_name_where_they_are_trained():
+    x, y = torch.randn(16, 3), torch.randint(0, 2, (16,))
+    refused = rg.Workload(model=Complex, train=(x, y), loss=nn.CrossEntropyLoss())
+    with pytest.raises(
+        rg.DeclarationError, match=r"parameter 'inner.weight' is torch.complex64; allowed: real numbers"
+    ):
+        Run(refused, regime(), seed=0)
+    frozen = rg.Workload(model=lambda: Complex(trained=False), train=(x, y), loss=nn.CrossEntropyLoss())
+    Run(frozen, regime(), seed=0).step()
+    Run(refused, regime(trainable=["head.*"]), seed=0).step()
+
+
 def test_another_tensor_at_the_address_of_the_last_is_a_change():
     """A buffer that is given up and made anew in every forward may come to lie where the last one lay."""
     module = nn.Module()

@@ -161,3 +161,16 @@ def test_what_a_step_shows_is_learned_when_it_is_made(transform):
     transform.apply(fresh, (torch.tensor([1.0, 0.0, 0.0]),), context)
     assert state == transform.observe(fresh, {}, None)
     assert state["slots"]["w"]["step"] == 1
+
+
+@pytest.mark.exact("AdaClip")
+def test_an_empty_tensor_is_passed_by():
+    parameters = {"a": torch.zeros(0, 3), "b": torch.zeros(2)}
+    context, clip = TransformContext(tuple(parameters), tuple(parameters.values()), None, 1.0), rg.AdaClip(theta=0.5)
+    state = clip.init(parameters)
+    for b, expected in (([1.0, 2.0], [1.0, 2.0]), ([1.0, 8.0], [1.0, 6.0])):
+        empty, found = clip.apply(state, (torch.zeros(0, 3), torch.tensor(b)), context)
+        state = clip.observe(state, {}, None)
+        assert empty.shape == (0, 3)
+        assert torch.equal(found, torch.tensor(expected))
+    assert state["slots"]["a"] == {"step": 2, "largest": torch.zeros(())}

@@ -1,6 +1,7 @@
 """SAM and MeZO against plain twins."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -27,11 +28,11 @@ def test_radius_zero_is_the_base_rule(hand, base, adaptive):
 
 
 @pytest.mark.exact("SAM")
-@pytest.mark.parametrize("adaptive", [False, True])
-def test_sam_equals_two_evaluations_by_hand(hand, adaptive):
-    regime = rg.Regime(
-        optimizer=rg.SAM(rg.SGD(lr=0.1, momentum=0.9), rho=0.3, adaptive=adaptive), batch_size=16, budget="12 steps"
-    )
+@pytest.mark.parametrize(("adaptive", "options"), [(False, {}), (True, {}), (True, {"eta": 0.0}), (True, {"eta": 0.3})])
+def test_sam_equals_two_evaluations_by_hand(hand, adaptive, options):
+    eta = options.get("eta", 0.01)
+    rule = rg.SAM(rg.SGD(lr=0.1, momentum=0.9), rho=0.3, adaptive=adaptive, **options)
+    regime = rg.Regime(optimizer=rule, batch_size=16, budget="12 steps")
 
     def loss(model, indices):
         x, y = hand.data()
@@ -45,7 +46,7 @@ def test_sam_equals_two_evaluations_by_hand(hand, adaptive):
         run.step()
         weights = list(twin.parameters())
         first = torch.autograd.grad(loss(twin, indices), weights)
-        size = [w.detach().abs() if adaptive else torch.ones_like(w) for w in weights]
+        size = [w.detach().abs() + eta if adaptive else torch.ones_like(w) for w in weights]
         norm = torch.cat([(s * g).flatten() for s, g in zip(size, first)]).norm()
         moves = [0.3 * s * s * g / norm for s, g in zip(size, first)]
         kept = [w.detach().clone() for w in weights]
@@ -58,6 +59,16 @@ def test_sam_equals_two_evaluations_by_hand(hand, adaptive):
         optimizer.step()
     for p, q in zip(run.parameters.values(), twin.parameters()):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.exact("SAM")
+def test_a_weight_at_zero_is_moved_by_eta():
+    """T = (0 + 0.5, 1 + 0.5), T g = (1.5, 3), so epsilon = 2 T^2 g / |T g|; without eta the first stays."""
+    w, g = torch.tensor([0.0, -1.0]), torch.tensor([3.0, 2.0])
+    for eta, expected in ((0.5, [1.5, 9.0]), (0.0, [0.0, 4.0])):
+        (found,) = rg.SAM(rg.SGD(), rho=2.0, adaptive=True, eta=eta)._worst((w,), (g,))
+        length = math.hypot(1.5, 3.0) if eta else 2.0
+        torch.testing.assert_close(found, torch.tensor(expected) / length, rtol=1e-6, atol=0.0)
 
 
 @pytest.mark.exact("SAM")

@@ -255,3 +255,18 @@ def test_an_entry_that_wakes_up_is_not_clipped_to_nothing(hand):
     assert torch.equal(theirs["w"][0], torch.zeros(3, dtype=torch.float64))
     torch.testing.assert_close(parameters["w"].detach()[1:], theirs["w"].detach()[1:], rtol=1e-5, atol=0)
     assert (parameters["w"][0] < -0.05).all()
+
+
+@pytest.mark.exact("StableSPAM")
+def test_a_gradient_of_zero_lowers_the_maximum_and_counts_but_moves_nothing_else():
+    """c halves with theta = 0.5, the lengths' means and both moments stay, the weights only decay."""
+    rule, p = rg.StableSPAM(lr=0.5, theta=0.5, weight_decay=0.5), torch.tensor([1.0, -2.0])
+    slot = rule.fresh(p)
+    rule.advance((p,), (torch.tensor([4.0, -3.0]),), (slot,))
+    before, kept = p.clone(), {name: slot[name].clone() for name in slot if name not in ("step", "largest")}
+    for step, largest in ((2, 1.0), (3, 0.5)):
+        rule.advance((p,), (torch.zeros(2),), (slot,))
+        before *= 0.75
+        assert (slot["step"], slot["largest"].item()) == (step, largest)
+        assert torch.equal(p, before)
+        assert all(torch.equal(slot[name], value) for name, value in kept.items())

@@ -338,6 +338,28 @@ class Counting(Descent):
         return state
 
 
+@caught_by("leaves gradients as they are")
+class Borrowing(Descent):
+    """Scales in the gradient's own memory."""
+
+    @torch.no_grad()
+    def apply(self, parameters, gradients):
+        for p, g in zip(parameters.values(), gradients):
+            p.sub_(g.mul_(self.lr))
+
+
+@caught_by("leaves gradients as they are")
+class Decaying(Descent):
+    """Does so only where decay is switched on, which it is not in its example."""
+
+    weight_decay: Knob = knob(0.0, low=0)
+
+    @torch.no_grad()
+    def apply(self, parameters, gradients):
+        for p, g in zip(parameters.values(), gradients):
+            p.sub_((g.add_(p, alpha=self.weight_decay) if self.weight_decay != 0.0 else g) * self.lr)
+
+
 @caught_by("evaluates finally once")
 class Twice(Descent):
     single_evaluation = False

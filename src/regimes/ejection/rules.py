@@ -153,12 +153,15 @@ class Rules:
             text.add("statistics = [buffer.clone() for buffer in model.buffers()]")
         with text.block("with torch.no_grad():"):
             text.add("here = [p.clone() for p in parameters]")
+            if adaptive:
+                text.add(f"sizes = [p.abs() + {self.sam.eta!r} for p in parameters]")
             text.add(
-                "climb = " + ("[p.abs() * p.grad for p in parameters]" if adaptive else "[p.grad for p in parameters]")
+                "climb = "
+                + ("[t * p.grad for p, t in zip(parameters, sizes)]" if adaptive else "[p.grad for p in parameters]")
             )
             text.add("norm = torch.stack([g.norm() for g in climb]).norm()")
             if adaptive:
-                text.add("climb = [g * p.abs() for p, g in zip(parameters, climb)]")
+                text.add("climb = [g * t for g, t in zip(climb, sizes)]")
             text.add(f"scale = ({self.sam.rho!r} / (norm + 1e-12)).item()")
             with text.block("for p, g in zip(parameters, climb):"):
                 text.add("p.add_(g * scale)")

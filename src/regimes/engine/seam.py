@@ -19,6 +19,7 @@ from regimes.engine.buffers import Slot, slots
 from regimes.engine.plan import Plan
 from regimes.optimizers.groups import roles_of
 from regimes.optimizers.layers import Layer, layers_of
+from regimes.optimizers.tensorwise.rule import refuse_complex
 
 #: For each axis of a parameter, the old index of every new one; None: the axis is as it was.
 Indices = tuple[Tensor | None, ...]
@@ -57,6 +58,8 @@ def trained_parameters(model: nn.Module, patterns: tuple[str, ...]) -> Parameter
             raise DeclarationError(f"got '{pattern}', which matches no parameter; {hint}", "trainable")
     if not found:
         raise DeclarationError("no parameter is trainable", "trainable")
+    for name, p in found.items():
+        refuse_complex(name, p)
     found.roles = roles_of(model)
     found.layers = tuple(layer for layer in layers_of(model) if layer.weight in found)
     return found

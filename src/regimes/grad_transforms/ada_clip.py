@@ -29,7 +29,7 @@ def ada_clip(g: Tensor, largest: Tensor, theta: float, t: int) -> tuple[Tensor, 
         Number of this gradient, from 1.
     """
     size = g.abs()
-    peak = size.max()
+    peak = size.max() if size.numel() > 0 else size.sum()
     largest = largest.lerp(peak.to(largest.dtype), 1.0 - theta)
     bound = largest / (1.0 - theta**t)
     return torch.where(size > bound, g * (bound / peak), g), largest

@@ -52,7 +52,7 @@ class AdaGN(GradTransform):
         a_t = \gamma_1 a_{t-1} + (1 - \gamma_1) n_t, \quad q_t = \gamma_2 q_{t-1} + (1 - \gamma_2) n_t^2, \qquad
         g \leftarrow \frac{g}{n_t} \cdot \frac{a_t / (1 - \gamma_1^t)}{\sqrt{q_t / (1 - \gamma_2^t)} + \epsilon}
 
-    A gradient of zero is left out.
+    A gradient of zero stays zero and is left out of both means; it counts in t.
 
     Parameters
     ----------

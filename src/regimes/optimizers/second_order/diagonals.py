@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from regimes.core.component import fixed
 from regimes.core.curvature import HessianProducts
 from regimes.core.kinds import Loss, State
-from regimes.optimizers.tensorwise.rule import Tensorwise
+from regimes.optimizers.tensorwise.rule import Tensorwise, wide
 
 Vector = Sequence[Tensor]
 
@@ -57,7 +57,7 @@ class DiagonalCurvature(Tensorwise):
             if asked:
                 for p, estimate, slot in zip(tensors, _estimate(asked, evaluation), slots):
                     if self.due(slot):
-                        self.refresh(p, estimate, slot)
+                        self.refresh(p, wide(estimate), slot)
             self.advance(tensors, evaluation.gradients, slots, evaluate.compiled)
             if asked:
                 self.note(slots, evaluate)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from regimes.core.errors import DeclarationError
 from regimes.core.kinds import Optimizer, State
 
 #: Where the state of a rule keeps its row, while its run is stacked.
 ROW = "cache:row"
+#: Types that are too narrow for a state and for the arithmetic of an update.
+HALF = frozenset({torch.float16, torch.bfloat16})
 
 
 class Row(NamedTuple):
@@ -38,6 +41,9 @@ class Tensorwise(Optimizer):
     Subclasses give `slots` and `update`; `update_all` may be overridden by a fused kernel that is tested
     against `update`. Each parameter's slots count its own updates under ``step`` (torch's word), so that one
     that joins later, after growth or unfreezing, has its own bias correction.
+
+    Of a parameter in half precision (float16, bfloat16) `slots` and `update_all` see a float32 copy, as they see its
+    gradient: states are float32, and the new value is rounded once, on its way back.
     """
 
     #: The rule may run on any flat concatenation of tensors.
@@ -58,14 +64,15 @@ class Tensorwise(Optimizer):
     ) -> None:
         """Update tensors of one type, device and age; the plain form is one `update` each."""
         for p, g, slot in zip(tensors, gradients, slots):
-            self.update(p, g, slot, t)
+            if p.numel() > 0:  # an empty tensor has no maximum, and some of its shapes are ambiguous
+                self.update(p, g, slot, t)
 
     def check(self, name: str, p: Tensor) -> None:
         """Refuse a parameter that the rule cannot update, naming it."""
 
     def fresh(self, p: Tensor) -> dict[str, Any]:
         """Return what is kept for a parameter that was never updated: its slots, and ``step`` 0."""
-        return {"step": 0, **self.slots(p)}
+        return {"step": 0, **self.slots(wide(p))}
 
     def init(self, parameters: Mapping[str, Tensor]) -> State:
         """State: slots by parameter name."""
@@ -110,7 +117,10 @@ class Tensorwise(Optimizer):
             from regimes.optimizers.tensorwise.compiled import update_all as by_kernels
 
             update_all = functools.partial(by_kernels, self)
-        if len({slot["step"] for slot in slots}) == 1 and _alike(tensors):
+        types = {p.dtype for p in tensors}
+        if not HALF.isdisjoint(types):
+            update_all = functools.partial(_in_float32, update_all)
+        if len({slot["step"] for slot in slots}) == 1 and len(types) == 1 and _together(tensors):
             update_all(tensors, gradients, slots, t)
             return
         kinds: dict[Any, list[int]] = {}
@@ -120,9 +130,41 @@ class Tensorwise(Optimizer):
             update_all(_at(tensors, places), _at(gradients, places), _at(slots, places), t)
 
 
-def _alike(tensors: Sequence[Tensor]) -> bool:
-    """Whether all tensors are of one type and device (asked on every step, so it has to be quick)."""
-    return len({p.dtype for p in tensors}) == 1 and len(set(map(Tensor.get_device, tensors))) == 1
+def wide(x: Tensor) -> Tensor:
+    """Return a tensor in float32 if it is in half precision, else itself."""
+    return x.float() if x.dtype in HALF else x
+
+
+def _in_float32(
+    update_all: Callable[..., None],
+    tensors: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    slots: Sequence[dict[str, Any]],
+    t: int,
+) -> None:
+    """Update tensors through copies in float32.
+
+    In half precision itself g^2 underflows, a mean of beta 0.999 stands still, and torch's fused SGD moves nothing on a CPU.
+    """
+    copies = [wide(p) for p in tensors]
+    update_all(copies, [wide(g) for g in gradients], slots, t)
+    for p, copy in zip(tensors, copies):
+        if copy is not p:
+            p.copy_(copy)
+
+
+def refuse_complex(name: str, p: Tensor) -> None:
+    """Refuse a complex parameter, naming it: rules square gradients, and g^2 is not |g|^2."""
+    if p.is_complex():
+        raise DeclarationError(
+            f"parameter '{name}' is {p.dtype}; allowed: real numbers: make it of torch.view_as_real(...), which has a last "
+            "axis of 2, and take torch.view_as_complex of it in the forward"
+        )
+
+
+def _together(tensors: Sequence[Tensor]) -> bool:
+    """Whether all tensors are on one device (asked on every step, so it has to be quick)."""
+    return len(set(map(Tensor.get_device, tensors))) == 1
 
 
 def _at(values: Sequence[Any], places: list[int]) -> list[Any]:

@@ -61,5 +61,6 @@ class ScheduleFree(Tensorwise):
 
 
 def averaged(y: Tensor, slot: dict[str, Any]) -> Tensor:
-    """Return x as a new tensor."""
-    return torch.lerp(slot["z"], y, 1.0 / slot["interpolation"])
+    """Return x as a new tensor of the type of y."""
+    z = slot["z"]
+    return torch.lerp(z, y.to(z.dtype), 1.0 / slot["interpolation"]).to(y.dtype)

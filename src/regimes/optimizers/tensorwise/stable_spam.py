@@ -31,7 +31,8 @@ class StableSPAM(Tensorwise):
         g &\leftarrow \frac{g}{n_t} \cdot \frac{a_t / (1 - \gamma_1^t)}{\sqrt{q_t / (1 - \gamma_2^t)} + \epsilon}
 
     and AdamW on that gradient. Every `reset_interval`-th update begins with Adam's moments at zero, and is the first
-    that its bias corrections count; c, a, q and their t go on. Where the gradient is zero, nothing but the decay is done.
+    that its bias corrections count; c, a, q and their t go on. Where a tensor's whole gradient is zero, the weights decay, c
+    takes the zero in and falls, and t goes on; a, q and both moments stay as they are, and the weights make no other move.
 
     Parameters
     ----------

@@ -13,6 +13,7 @@ from regimes.core.component import fixed, knob
 from regimes.core.errors import DeclarationError
 from regimes.core.kinds import Knob, Optimizer, State
 from regimes.core.registry import register
+from regimes.optimizers.tensorwise.sgd import SGD
 
 
 def _study(budget: str) -> dict[str, Any]:
@@ -54,8 +55,10 @@ class SAM(Optimizer):
     rho : knob
         Radius rho of the ball. Default 0.05 (paper, section 3.1).
     adaptive : bool
-        Scale the ball by the weights elementwise (ASAM): epsilon = rho w^2 g / ||w g||_2; rho is then about
-        ten times larger (Kwon et al.: 0.5 and 1).
+        Scale the ball by the weights elementwise (ASAM): epsilon = rho T^2 g / ||T g||_2 with T = |w| + eta; rho is then
+        about ten times larger (Kwon et al.: 0.5 and 1). Default False.
+    eta : knob
+        What is added to |w|, so that a weight at 0 is moved, too; read with `adaptive` only. Default 0.01 (Kwon et al.).
 
     Notes
     -----
@@ -83,6 +86,7 @@ class SAM(Optimizer):
     base: Optimizer = fixed()
     rho: Knob = knob(0.05, low=0)
     adaptive: bool = fixed(False)
+    eta: Knob = knob(0.01, low=0)
 
     single_evaluation = False
     card = Card(
@@ -92,8 +96,9 @@ class SAM(Optimizer):
         when="Generalization matters more than time; vision transformers without large data.",
         cost="two evaluations per step",
         rows=("sam-vit",),
-        defaults={"rho": "0.05, section 3.1"},
+        defaults={"rho": "0.05, section 3.1", "eta": "0.01, Kwon et al. 2021"},
         deviations=(
+            "Adaptive, the ball is scaled for every parameter; in the code of ASAM's authors for those called weight only.",
             "One worst point for the whole batch: m-sharpness, a worst point for each accelerator's examples, is not built.",
         ),
         claims=(
@@ -125,6 +130,12 @@ class SAM(Optimizer):
         ),
     )
 
+    @classmethod
+    def example(cls) -> list[SAM]:
+        """Around SGD, and with a ball that is scaled by the weights."""
+        base = SGD(lr=0.05, momentum=0.9)
+        return [cls(base), cls(base, rho=0.5, adaptive=True)]
+
     def validate(self) -> None:
         """Refuse a base rule without gradients."""
         if not self.base.uses_gradients:
@@ -145,8 +156,8 @@ class SAM(Optimizer):
         return state
 
     def _worst(self, tensors: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> Sequence[Tensor]:
-        """epsilon: rho g / |g|, or elementwise rho |w| (|w| g) / ||w| g|."""
-        sizes = torch._foreach_abs(tensors) if self.adaptive else None
+        """epsilon: rho g / |g|, or elementwise rho T (T g) / |T g| with T = |w| + eta."""
+        sizes = torch._foreach_add(torch._foreach_abs(tensors), float(self.eta)) if self.adaptive else None
         scaled = gradients if sizes is None else torch._foreach_mul(sizes, gradients)
         norm = torch.stack(torch._foreach_norm(scaled)).norm()
         if sizes is not None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 
+from regimes.core import paths
 from regimes.core.errors import DeclarationError
 from regimes.core.kinds import Optimizer
 from regimes.core.notation import parse
 from regimes.engine import trees
-from regimes.testing.conformance.harness import demand, rule
-from regimes.testing.conformance.stand import Stand
+from regimes.testing.conformance.declared import others
+from regimes.testing.conformance.harness import demand, few, rule
+from regimes.testing.conformance.stand import Setup, Stand
 from regimes.testing.conformance.watch import watched_step
 
 
@@ -33,6 +37,33 @@ def writes_after_its_last_evaluation(stand: Stand) -> None:
     for _ in range(3):
         seen = watched_step(run)
         demand(not seen.early, f"{stand.example!r} has written {seen.early[:4]} before its last evaluation")
+
+
+@rule("leaves gradients as they are", "optimizer")
+def leaves_gradients_as_they_are(stand: Stand) -> None:
+    """Gradients belong to who made them: in a person's own loop they are `p.grad`, which is read after the step, too.
+
+    With every knob that is 0 at another value also, as what a decay adds may be written there.
+    """
+    for setup in [*stand.setups, *_switched_on(stand)]:
+        run = stand.make(setup)()
+        for _ in range(3):
+            found = watched_step(run).overwritten()
+            demand(not found, f"a step of {setup.example!r} writes into its gradients: {few(found)}")
+
+
+def _switched_on(stand: Stand) -> list[Setup]:
+    """Setups in which one knob that is 0 in the example has another value that it allows."""
+    found = []
+    for path, spec in stand.own_knobs.items():
+        number = paths.get(stand.example, path)
+        for value in others(spec, number) if number == 0 else ():
+            with contextlib.suppress(DeclarationError):
+                setup = stand.setup._replace(example=paths.edit(stand.example, {path: value}))
+                stand.make(setup)()
+                found.append(setup)
+                break
+    return found
 
 
 @rule("evaluates finally once", "optimizer")

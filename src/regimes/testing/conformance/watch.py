@@ -13,11 +13,21 @@ from regimes.engine.run import Run
 
 
 class Seen:
-    """What one step's evaluations were, and which found weights or state already written."""
+    """What one step's evaluations were, which found weights or state already written, and the gradients they gave."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[bool, bool]] = []
         self.early: list[str] = []
+        self._given: list[tuple[Any, Any]] = []
+
+    def give(self, gradients: Any) -> None:
+        """Note the gradients of an evaluation as they are now."""
+        self._given.append((list(gradients), trees.clone(list(gradients))))
+
+    def overwritten(self) -> list[str]:
+        """Places of gradients that are no longer as they were given: evaluation, then parameter."""
+        now, before = ([pair[side] for pair in self._given] for side in (0, 1))
+        return trees.differences({"gradients": before}, {"gradients": now})
 
 
 class _WatchedEvaluator(Evaluator):
@@ -33,7 +43,10 @@ class _WatchedEvaluator(Evaluator):
         if not self._displaced:
             self.seen.early += trees.differences(self._before, trees.clone(_written_by_rules(self.run)))
         self.seen.calls.append((grad, final))
-        return super().__call__(grad, final, *args, **kwargs)
+        found = super().__call__(grad, final, *args, **kwargs)
+        if grad:
+            self.seen.give(found.gradients)
+        return found
 
     @contextlib.contextmanager
     def at(self, *args: Any) -> Iterator[None]:
