@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from regimes.core.duration import Duration
-from regimes.core.errors import DeclarationError, nearest, show
+from regimes.core.errors import DeclarationError, a_or_an, nearest, show
 
 
 class _Marker:
@@ -258,10 +258,17 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
 def _wrong_kind(value: Any, kinds: tuple[type, ...]) -> str:
     from regimes.core.component import Component
 
-    words = " or ".join(f"a {kind.__name__}" for kind in kinds)
-    got = f"a {value.kind} ({show(value)})" if isinstance(value, Component) else show(value)
+    words = " or ".join(a_or_an(kind.__name__) for kind in kinds)
+    got = f"{a_or_an(value.kind)} ({show(value)})" if isinstance(value, Component) else show(value)
     if isinstance(value, type) and issubclass(value, kinds):
         return f"got the class {value.__name__}; write {value.__name__}(...)"
+    other = value if isinstance(value, type) else type(value)
+    if not issubclass(other, Component):
+        from regimes.core.registry import elsewhere
+
+        written = elsewhere(other, tuple(kind.kind for kind in kinds))  # type: ignore[attr-defined]
+        if written:
+            return f"got {f'the class {other.__name__}' if other is value else f'an instance of {other.__name__}'}; {written}"
     if callable(value) and any(getattr(kind, "kind", "") == "loss" for kind in kinds):
         words += (
             ": FromFunction(...) of a function (model, batch), FromCriterion(...) of a criterion with reduction='none'"

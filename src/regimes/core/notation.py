@@ -13,7 +13,7 @@ import re
 import warnings
 from typing import Any
 
-from regimes.core.errors import DeclarationError, show
+from regimes.core.errors import DeclarationError, a_or_an, show
 from regimes.core.registry import REGISTRY, USER_MODULES, unknown, user_class
 
 MAX_LENGTH = 20_000
@@ -97,13 +97,13 @@ def _refuse_other_kinds(node: ast.expr, kinds: tuple[str, ...]) -> None:
     name = node.func if isinstance(node, ast.Call) else node
     if not kinds or not isinstance(name, ast.Name) or name.id.startswith("_user_"):
         return
-    words = " or ".join(f"a{'n' if kind[0] in 'aeiou' else ''} {kind}" for kind in kinds)
+    words = " or ".join(map(a_or_an, kinds))
     options = [cls.__name__ for kind in kinds for cls in REGISTRY.classes(kind)]
     if name.id not in REGISTRY.names():
-        raise unknown(name.id, options)
+        raise unknown(name.id, options, kinds)
     found = getattr(REGISTRY.find(name.id), "kind", None)
     if found is not None and found not in kinds:
-        raise DeclarationError(f"{name.id} is a{'n' if found[0] in 'aeiou' else ''} {found}; allowed: {words}")
+        raise DeclarationError(f"{name.id} is {a_or_an(found)}; allowed: {words}")
 
 
 class _Reader:

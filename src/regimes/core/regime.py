@@ -389,7 +389,7 @@ def field_hint(name: str, options: Iterable[str]) -> str:
     squashed = name.replace("_", "").lower()
     for cls in REGISTRY.classes():
         if cls.__name__.lower() == squashed and getattr(cls, "kind", "") in _SLOTS:
-            return f"write {_SLOTS[cls.kind]}={cls.__name__}(...)"  # type: ignore[attr-defined]
+            return f"write {_SLOTS[cls.kind]}={cls.__name__}(...)"
     holders = [cls for cls in REGISTRY.classes() if ours in fields.table(cls) and cls not in (Phase, Regime)]
     if holders:
         return f"{called} belongs inside a component, for example {min(holders, key=_usual).__name__}({ours}=...)"
