@@ -1,7 +1,8 @@
 """The notation of declarations: what repr prints, YAML leaves hold and ``--set path=value`` takes.
 
 Numbers with ``+ - * /`` and parentheses, quoted strings, True, False, None, lists, calls of registered names
-(a bare registered name is a call without arguments), ``*`` and ``+`` between calls. Read from the syntax tree
+(a bare registered name is a call without arguments; presets of groups keep their dot, ``groups.muon(...)``), ``*`` and
+``+`` between calls. Read from the syntax tree
 by a whitelist, bounded in size and depth; never ``eval``.
 """
 
@@ -161,15 +162,14 @@ class _Reader:
         return self._call(node.id, [], {})
 
     def read_Call(self, node: ast.Call, depth: int) -> Any:
-        if not isinstance(node.func, ast.Name):
-            raise DeclarationError("only registered names may be called")
+        called = _registered(node.func)
         if any(isinstance(a, ast.Starred) for a in node.args) or any(k.arg is None for k in node.keywords):
             raise DeclarationError("* and ** may not stand in a call")
         args = [self.read(arg, depth) for arg in node.args]
         names = [str(k.arg) for k in node.keywords]
         if len(set(names)) != len(names):
             raise DeclarationError("a name is given twice")
-        return self._call(node.func.id, args, {str(k.arg): self.read(k.value, depth) for k in node.keywords})
+        return self._call(called, args, {str(k.arg): self.read(k.value, depth) for k in node.keywords})
 
     def _call(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         entry = user_class(self.users[name]) if name in self.users else REGISTRY.find(name)
@@ -177,6 +177,19 @@ class _Reader:
             return entry(*args, **kwargs)
         except TypeError as why:
             raise DeclarationError(f"{name} cannot be built: {why}") from None
+
+
+def _registered(func: ast.expr) -> str:
+    """The name that is called: a word, or one with a dot that is registered so (`groups.muon`)."""
+    if isinstance(func, ast.Name):
+        return func.id
+    dotted, known = ast.unparse(func), REGISTRY.names()
+    if dotted in known:
+        return dotted
+    parts = dotted.split(".")
+    ends = [end for place in range(1, len(parts)) if (end := ".".join(parts[place:])) in known]
+    hint = f"; write {ends[0]}(...)" if ends else ""
+    raise DeclarationError(f"only registered names may be called, and '{dotted}' is none{hint}")
 
 
 def _is_number(value: Any) -> bool:

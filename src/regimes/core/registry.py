@@ -115,7 +115,7 @@ class Registry:
         """Import our own packages once; importing registers what they hold."""
         if not self._own_loaded:
             self._own_loaded = True
-            for module in ("regimes.core.regime", *PACKAGES, "regimes.study.ranges"):
+            for module in ("regimes.core.regime", *PACKAGES, "regimes.groups", "regimes.study.ranges"):
                 importlib.import_module(module)
 
     def load_third_party(self) -> None:
