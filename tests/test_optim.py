@@ -316,6 +316,16 @@ def test_matrices_alone_are_said_for_a_loop_and_for_a_run():
         rg.Muon().init({"1.weight": nn.Parameter(torch.zeros(3))})
 
 
+@pytest.mark.parametrize("name", ["eval", "train"])
+def test_switches_of_other_packages_are_answered_with_ours(name):
+    optimizer = optim.ScheduleFreeSGD(net().parameters())
+    said = f"'ScheduleFreeSGD' object has no attribute '{name}': evaluate inside 'with optimizer.evaluating():'"
+    with pytest.raises(AttributeError, match=re.escape(said)):
+        getattr(optimizer, name)
+    with pytest.raises(AttributeError, match="'ScheduleFreeSGD' object has no attribute 'evil'$"):
+        optimizer.evil  # noqa: B018
+
+
 def test_signature_and_documentation_are_the_rules():
     assert list(inspect.signature(optim.Lion).parameters) == ["params", "lr", "betas", "weight_decay"]
     assert inspect.signature(optim.SGD).parameters["lr"].default == 1e-3

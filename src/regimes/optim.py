@@ -147,8 +147,10 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _refuse_uncurved(self, slots: Iterable[dict[str, Any]]) -> None:
         if issubclass(self.rule, DiagonalCurvature) and not all(slot.get("curved") for slot in slots):
             raise RuntimeError(
-                f"{type(self).__name__} divides by an estimate of the curvature; give it one with update_hessian(...) "
-                "before step(), from regimes.optim.hutchinson_diagonal or gauss_newton_bartlett_diagonal"
+                f"{type(self).__name__} divides by an estimate of the curvature; give it one before step(), and as often as "
+                "it is to be new: optimizer.update_hessian(rg.optim.hutchinson_diagonal(lambda: criterion(model(x), y), "
+                "model.parameters())), or of rg.optim.gauss_newton_bartlett_diagonal(model, (x, y), criterion, "
+                "model.parameters())"
             )
 
     def _slot(self, rule: Tensorwise, p: Tensor) -> dict[str, Any]:
@@ -161,6 +163,11 @@ class RuleOptimizer(torch.optim.Optimizer):
         if not self.state[p]:
             self.state[p].update(rule.fresh(p))
         return self.state[p]
+
+    def __getattr__(self, name: str) -> Any:
+        """Refuse; other packages switch to evaluation weights and back by two methods of the optimizer."""
+        hint = ": evaluate inside 'with optimizer.evaluating():'" if name in ("eval", "train") else ""
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'{hint}")
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
