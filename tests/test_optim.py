@@ -3,6 +3,7 @@
 import copy
 import inspect
 import pickle
+import re
 
 import pytest
 import torch
@@ -416,7 +417,10 @@ def test_sparse_gradients_are_refused():
             r"lr: got Cosine\(0.1\); allowed here: a number, moved by rg.lr_sch",
         ),
         (lambda ps: optim.Lion(ps, betas=(rg.Cosine(0.1), 0.9)), "betas: got Cosine"),
-        (lambda ps: optim.Muon([("b", nn.Parameter(torch.zeros(3)))]), r"'b' has the shape \(3,\); .*rg.groups.muon"),
+        (
+            lambda ps: optim.Muon([("b", nn.Parameter(torch.zeros(3)))]),
+            r"'b' has the shape \(3,\); in your own loop make two optim",
+        ),
         (lambda ps: optim.Muon([nn.Parameter(torch.zeros(3))]), r"'parameter 0' has the shape \(3,\)"),
     ],
 )
@@ -435,8 +439,46 @@ def test_refused_group_is_not_added():
 def test_unknown_optimizer_is_an_attribute_error_with_the_nearest():
     with pytest.raises(AttributeError, match=r"regimes.optim has no optimizer 'Lionn'; did you mean 'Lion'"):
         optim.Lionn  # noqa: B018
-    with pytest.raises(AttributeError, match=r"regimes.optim has no optimizer 'SAM'"):
-        optim.SAM  # noqa: B018
+    with pytest.raises(AttributeError, match=r"no optimizer 'Adam'; torch\.optim\.Adam is one, and rg\.lr_scheduler"):
+        optim.Adam  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("KFAC", "it evaluates the model itself and it stands around another rule, its base"),
+        ("MeZO", "it evaluates the model itself"),
+        ("LANTON", "it stands around another rule, its base"),
+        ("DoG", "it is not written for one tensor at a time"),
+    ],
+)
+def test_a_rule_that_needs_a_run_says_so(name, why):
+    said = f"has no optimizer '{name}'; rg.{name} needs a run ({why}): rg.run(work, rg.Regime(optimizer=rg.{name}(...), ...))"
+    with pytest.raises(AttributeError, match=re.escape(said)):
+        getattr(optim, name)
+
+
+def test_matrices_alone_are_said_for_a_loop_and_for_a_run():
+    said = "'1.weight' has the shape (3,)"
+    two = (
+        "; in your own loop make two optimizers, rg.optim.Muon(hidden, ...), with the matrices of hidden layers alone, "
+    )
+    with pytest.raises(rg.DeclarationError, match=re.escape(f"{said}{two}and rg.optim.AdamW(rest, ...)")):
+        optim.Muon([("1.weight", nn.Parameter(torch.zeros(3)))])
+    with pytest.raises(
+        rg.DeclarationError, match=re.escape(f"{said}; give the rest to another rule with rg.groups.muon")
+    ):
+        rg.Muon().init({"1.weight": nn.Parameter(torch.zeros(3))})
+
+
+@pytest.mark.parametrize("name", ["eval", "train"])
+def test_switches_of_other_packages_are_answered_with_ours(name):
+    optimizer = optim.ScheduleFreeSGD(net().parameters())
+    said = f"'ScheduleFreeSGD' object has no attribute '{name}': evaluate inside 'with optimizer.evaluating():'"
+    with pytest.raises(AttributeError, match=re.escape(said)):
+        getattr(optimizer, name)
+    with pytest.raises(AttributeError, match="'ScheduleFreeSGD' object has no attribute 'evil'$"):
+        optimizer.evil  # noqa: B018
 
 
 def test_signature_and_documentation_are_the_rules():

@@ -175,9 +175,10 @@ def _unlisted(name: str) -> Any:
 
     if find_spec(f"regimes.{name}") is not None:
         return importlib.import_module(f"regimes.{name}")
-    from regimes.core.registry import PACKAGES
+    from regimes.core.registry import PACKAGES, elsewhere
 
     for package in map(importlib.import_module, PACKAGES):
         if name in getattr(package, "__all__", ()):
             return getattr(package, name)
-    raise AttributeError(f"module 'regimes' has no attribute '{name}'")
+    written = elsewhere(name)
+    raise AttributeError(f"module 'regimes' has no attribute '{name}'{f'; {written}' if written else ''}")

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from regimes.core import fields
 from regimes.core.errors import DeclarationError, show
+from regimes.core.fields import Spec
 from regimes.core.kinds import Optimizer
+from regimes.core.registry import REGISTRY
 from regimes.optimizers.groups import Group, Groups, roles_of
 from regimes.scaling.mup import MuPRow, MuPTable, mup, mup_table
 
@@ -58,6 +60,7 @@ def no_decay(rule: Optimizer) -> Groups:
     Groups([Group('@vectors|@norms|@embeddings', rule=AdamW(lr=0.0003, weight_decay=0.0)),
             Group('*', rule=AdamW(lr=0.0003, weight_decay=0.1))])
     """
+    rule = fields.coerce(rule, Optimizer, Spec(), "rule")
     if rule.open_field is None:  # the options of a class by name are checked by the class
         _need(rule, "weight_decay", "no_decay")
     return Groups((Group("@vectors|@norms|@embeddings", rule.replace("weight_decay", 0.0)), Group("*", rule)))
@@ -124,6 +127,7 @@ def layerwise(rule: Optimizer, decay: float, layers: str | Sequence[str]) -> Gro
     """
     if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0.0 < decay <= 1.0:
         raise DeclarationError(f"got {show(decay)}; allowed: a number > 0 and <= 1", "decay")
+    rule = fields.coerce(rule, Optimizer, Spec(), "rule")
     matches = list(_expanded([layers] if isinstance(layers, str) else layers))
     if not matches:
         raise DeclarationError("got no layer; allowed: matches from the bottom to the top", "layers")
@@ -132,6 +136,10 @@ def layerwise(rule: Optimizer, decay: float, layers: str | Sequence[str]) -> Gro
     for depth, match in zip(range(len(matches) - 1, -1, -1), matches):
         groups.append(Group(match, rule.replace("lr", lr * decay**depth) if depth else rule))
     return Groups(tuple(groups))
+
+
+for _preset in (no_decay, muon, layerwise):  # those that need no model may be written in files
+    REGISTRY.add(f"groups.{_preset.__name__}", _preset, __name__)
 
 
 def _expanded(layers: Iterable[str]) -> Iterator[str]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from regimes.core import fields
 from regimes.core.errors import DeclarationError, nearest, show
-from regimes.core.kinds import Controller, Schedule
+from regimes.core.kinds import Controller, Optimizer, Schedule
 from regimes.core.registry import REGISTRY
 from regimes.optimizers.second_order.diagonals import (
     DiagonalCurvature,
@@ -95,8 +95,11 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _check(self, rule: Tensorwise, group: dict[str, Any]) -> None:
         names = group.get("param_names") or [f"parameter {place}" for place in range(len(group["params"]))]
         for name, p in zip(names, group["params"]):
-            refuse_complex(name, p)
-            rule.check(name, p)
+            try:
+                refuse_complex(name, p)
+                rule.check(name, p)
+            except DeclarationError as why:
+                raise _in_own_loop(why, type(self).__name__) from None
 
     def _live(self, group: dict[str, Any]) -> Tensorwise:
         """The rule with a group's present values, which were checked when they came."""
@@ -156,8 +159,10 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _refuse_uncurved(self, slots: Iterable[dict[str, Any]]) -> None:
         if issubclass(self.rule, DiagonalCurvature) and not all(slot.get("curved") for slot in slots):
             raise RuntimeError(
-                f"{type(self).__name__} divides by an estimate of the curvature; give it one with update_hessian(...) "
-                "before step(), from regimes.optim.hutchinson_diagonal or gauss_newton_bartlett_diagonal"
+                f"{type(self).__name__} divides by an estimate of the curvature; give it one before step(), and as often as "
+                "it is to be new: optimizer.update_hessian(rg.optim.hutchinson_diagonal(lambda: criterion(model(x), y), "
+                "model.parameters())), or of rg.optim.gauss_newton_bartlett_diagonal(model, (x, y), criterion, "
+                "model.parameters())"
             )
 
     def _slot(self, rule: Tensorwise, p: Tensor) -> dict[str, Any]:
@@ -197,6 +202,11 @@ class RuleOptimizer(torch.optim.Optimizer):
                 if number in saved["state"]:
                     self.state[p] = _typed(saved["state"][number], rule.fresh(p), p)
 
+    def __getattr__(self, name: str) -> Any:
+        """Refuse; other packages switch to evaluation weights and back by two methods of the optimizer."""
+        hint = ": evaluate inside 'with optimizer.evaluating():'" if name in ("eval", "train") else ""
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'{hint}")
+
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
         """Inside, the parameters hold the rule's evaluation weights (x of the schedule-free rules)."""
@@ -229,6 +239,15 @@ def _typed(value: Any, fresh: Any, p: Tensor) -> Any:
     return value.to(like.device, like.dtype) if value.is_floating_point() else value.to(like.device)
 
 
+def _in_own_loop(why: DeclarationError, name: str) -> DeclarationError:
+    """The refusal of a parameter with what to do about it in a loop of one's own, where there are no Groups."""
+    said, _, hint = why.message.partition("; ")
+    if "rg.groups" not in hint:
+        return why
+    two = f"rg.optim.{name}(hidden, ...), with the matrices of hidden layers alone, and rg.optim.AdamW(rest, ...)"
+    return DeclarationError(f"{said}; in your own loop make two optimizers, {two}", why.key)
+
+
 def _flat(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
@@ -255,8 +274,22 @@ def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     if name not in _rules():
-        raise AttributeError(f"regimes.optim has no optimizer '{name}'; {nearest(name, _rules())}")
+        raise AttributeError(f"regimes.optim has no optimizer '{name}'; {_elsewhere(name)}")
     return _generated(REGISTRY.find(name))
+
+
+def _elsewhere(name: str) -> str:
+    """Where an optimizer is found that is no tensorwise rule."""
+    cls: type[Optimizer] | None = next((c for c in REGISTRY.classes("optimizer") if c.__name__ == name), None)
+    if cls is not None:
+        inner = [key for key, info in fields.table(cls).items() if info.annotation is Optimizer]
+        reasons = ["it evaluates the model itself"] if cls.single_evaluation is False else []
+        reasons += [f"it stands around another rule, its {inner[0]}"] if inner else []
+        why = " and ".join(reasons) or "it is not written for one tensor at a time"
+        return f"rg.{name} needs a run ({why}): rg.run(work, rg.Regime(optimizer=rg.{name}(...), ...))"
+    if isinstance(getattr(torch.optim, name, None), type):
+        return f"torch.optim.{name} is one, and rg.lr_scheduler moves it too"
+    return nearest(name, _rules())
 
 
 def __dir__() -> list[str]:

@@ -205,6 +205,36 @@ def test_notation_refuses_everything_else(text):
         parse(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "built"),
+    [
+        ("groups.muon(Muon(lr=0.02), rest=groups.no_decay(AdamW(weight_decay=0.1)))",
+         lambda: rg.groups.muon(rg.Muon(lr=0.02), rest=rg.groups.no_decay(rg.AdamW(weight_decay=0.1)))),
+        ("groups.layerwise(SGD(lr=0.1), 0.5, ['a.*', '*'])", lambda: rg.groups.layerwise(rg.SGD(lr=0.1), 0.5, ["a.*", "*"])),
+    ],
+)  # fmt: skip
+def test_presets_of_groups_that_need_no_model_may_be_written(text, built):
+    assert parse(text, ("optimizer",)) == built()
+    assert parse(repr(built())) == built()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("rg.AdamW(lr=1e-3)", "only registered names may be called, and 'rg.AdamW' is none; write AdamW(...)"),
+        ("rg.groups.muon(Muon())", "and 'rg.groups.muon' is none; write groups.muon(...)"),
+        ("groups.mup(AdamW())", "only registered names may be called, and 'groups.mup' is none"),
+        ("groups.no_decay(3)", "rule: got 3; allowed: an Optimizer"),
+        ("groups.layerwise(3, 0.5, ['*'])", "rule: got 3; allowed: an Optimizer"),
+        ("groups.muon(3, 4)", "rule: got 3; allowed: an Optimizer"),
+    ],
+)
+def test_what_is_called_with_a_dot_is_refused_with_the_registered_name(text, said):
+    with pytest.raises(rg.DeclarationError) as why:
+        parse(text)
+    assert str(why.value).endswith(said)
+
+
 @given(st.recursive(st.floats(allow_nan=False, allow_infinity=False, width=32).map(lambda v: f"{v!r}"),
                     lambda inner: st.tuples(inner, st.sampled_from("+-*/"), inner).map(lambda t: f"({t[0]} {t[1]} {t[2]})"),
                     max_leaves=8))  # fmt: skip
@@ -292,3 +322,50 @@ def test_a_word_may_stand_where_else_a_tuple_does():
         Chosen(rows="al")
     with pytest.raises(rg.DeclarationError, match=r"rows\.1\.0: got -1.0; allowed: a finite number >= 0"):
         Chosen(rows=[[1], [-1]])
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: rg.KFAC(lr=0.1), "lr: KFAC has no field 'lr'; it belongs to its base: KFAC(AdamW(lr=...))"),
+        (
+            lambda: rg.MKOR(rg.SGD(), momentum=0.9),
+            "momentum: MKOR has no field 'momentum'; it belongs to its base: MKOR(SGD(",
+        ),
+        (
+            lambda: rg.MFAC(rg.SGD(), learning_rate=0.1),
+            "learning_rate: MFAC has no field 'learning_rate'; it belongs to its base",
+        ),
+        (
+            lambda: rg.ZerothOrder(rg.SGD(), queries=2),
+            "queries: ZerothOrder has no field 'queries'; it belongs to its estimator",
+        ),
+        (lambda: rg.SAM(rg.SGD(), betas=(0.9, 0.9)), "betas: SAM has no field 'betas'; did you mean 'eta'?"),
+        (
+            lambda: rg.SGD(rg.Cosine(0.1), warmup="5%"),
+            "warmup: SGD has no field 'warmup'; it belongs to its lr: SGD(lr=Cosine(",
+        ),
+        (lambda: rg.SGD(0.1, beta=0.9), "beta: SGD has no field 'beta'; allowed: "),
+        (lambda: rg.SAM(rg.SGD(), roh=0.1), "roh: SAM has no field 'roh'; did you mean 'rho'?"),
+    ],
+)
+def test_a_field_of_a_part_is_sent_to_the_part(build, said):
+    with pytest.raises(rg.DeclarationError) as why:
+        build()
+    assert str(why.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("E4M3", "did you mean 'e4m3'?"),
+        ("bf16", "did you mean 'bfloat16'?"),
+        ("fp8", "allowed: 'e4m3' or 'e5m2' or 'bfloat16' or 'float16' or a FloatFormat"),
+        (8, "allowed: 'e4m3' or 'e5m2' or 'bfloat16' or 'float16' or a FloatFormat"),
+    ],
+)
+def test_words_beside_a_component_are_named(given, said):
+    with pytest.raises(rg.DeclarationError) as why:
+        rg.EmulatePrecision(given)
+    assert str(why.value) == f"format: got {given!r}; {said}"
+    assert rg.EmulatePrecision("FloatFormat(4, 3)").format == rg.FloatFormat(4, 3)

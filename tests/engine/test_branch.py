@@ -158,6 +158,13 @@ def test_of_several_phases_the_last_is_branched(work, tmp_path):
     ("at", "decay", "more", "said"),
     [
         ([10, 41], "5 steps", {}, "at: got 41; allowed: 0 to 40"),
+        (10.5, "5 steps", {}, "at: got 10.5; allowed: a step, an integer from 0 on"),
+        (
+            [0],
+            "20%",
+            {},
+            "at: got 0, of which a decay of '20%' would be nothing; allowed: a later step, or a decay that is an",
+        ),
         (True, "5 steps", {}, "at: got True; allowed: a step"),
         (20, "5", {}, "decay: got '5', an amount without a unit"),
         (20, "0 steps", {}, "decay: got '0 steps'; allowed: more than nothing, and less than 100%"),
@@ -173,9 +180,15 @@ def test_refused_with_a_sentence(trunk, tmp_path, at, decay, more, said):
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["trunk"]
 
 
+def test_at_the_beginning_of_a_warm_up_a_later_step_is_meant(work, tmp_path):
+    made = rg.run(work, regime(rg.Constant(0.02, warmup="8 steps")), seed=3, out=tmp_path / "r")
+    with pytest.raises(rg.DeclarationError, match=r"is 0 at step 0 and would .* allowed: a later step \(at\)"):
+        rg.branch(made, 0, "8 steps")
+
+
 def test_where_the_rate_is_zero_or_a_controllers_own_no_branch_is_made(work, tmp_path):
     ended = rg.run(work, regime(rg.Linear(0.02)), out=tmp_path / "ended")
-    with pytest.raises(rg.DeclarationError, match="at: optimizer.lr is 0 at step 40 and would stay there"):
+    with pytest.raises(rg.DeclarationError, match="at: optimizer.lr is 0 at step 40 .* allowed: an earlier step"):
         rg.branch(ended, 40, "5 steps")
     closed = rg.run(work, regime(rg.RangeTest(0.01, 0.5, budget="4 steps")), out=tmp_path / "closed")
     with pytest.raises(rg.DeclarationError, match="a rate is RangeTest.*, which nothing but itself brings down"):

@@ -168,7 +168,12 @@ REFUSALS = [
     ),
     (rg.Cosine(0.1), "9 samples", {}, "budget: got '9 samples'; allowed: steps"),
     (rg.Cosine(0.1), "5%", {}, "budget: got '5%'"),
-    (rg.Cosine(0.1), 40, {}, "budget: got 40, an amount without a unit"),
+    (
+        rg.Cosine(0.1),
+        40,
+        {},
+        "budget: got 40; allowed: steps, or epochs together with steps_per_epoch=, such as '1000 steps'$",
+    ),
     (rg.Cosine(0.1), "0 steps", {}, "budget: got '0 steps'; allowed: more than nothing"),
     (rg.Cosine(0.1), "2 epochs", {"steps_per_epoch": 0}, "steps_per_epoch: got 0; allowed: an integer >= 1"),
     (rg.Cosine(0.1, warmup="1 epoch"), "9 steps", {}, "schedule.warmup: got '1 epochs'; allowed: steps, or epochs"),

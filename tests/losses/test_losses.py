@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import re
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,54 @@ def test_broadcasting_by_a_criterion_is_refused():
     for output, target in ((A[:, :1], B[:, 0]), (A[:, 0], B[:, :1])):
         with pytest.raises(rg.DeclarationError, match=r"which were broadcast to \(7, 7\); allowed: the same shape"):
             as_loss(nn.MSELoss()).per_unit(output, target)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "ours"), [(nn.MSELoss(), rg.MSE()), (nn.BCEWithLogitsLoss(reduction="sum"), rg.BCE())]
+)
+@pytest.mark.parametrize("output", [A, A[:, 0], A.reshape(N, 5, 1)])
+@pytest.mark.filterwarnings("ignore:loss. the reduction 'sum':UserWarning")
+def test_a_plain_criterion_draws_targets_as_our_loss_of_the_same_numbers(criterion, ours, output):
+    drawn = [
+        loss.per_unit_drawn(output, output, torch.Generator().manual_seed(1)) for loss in (as_loss(criterion), ours)
+    ]
+    assert torch.equal(drawn[0].values, drawn[1].values)
+
+
+@pytest.mark.parametrize(
+    "criterion", [nn.CrossEntropyLoss(weight=WEIGHT), nn.BCEWithLogitsLoss(pos_weight=WEIGHT), nn.L1Loss()]
+)
+def test_another_criterion_draws_no_targets_and_is_named(criterion):
+    loss = as_loss(criterion)
+    sentence = (
+        re.escape(f"loss: got {repr(loss)[:40]}")
+        + ".*, which says no distribution.*cross-entropies without class weights"
+    )
+    with pytest.raises(rg.DeclarationError, match=sentence):
+        loss.per_unit_drawn(LOGITS, CLASSES, torch.Generator())
+
+
+def test_a_criterion_inside_another_loss_is_answered_with_ours():
+    with pytest.raises(
+        rg.DeclarationError, match=r"loss: got an instance of CrossEntropyLoss; write CrossEntropy\(\)$"
+    ):
+        rg.ZLoss(nn.CrossEntropyLoss())
+    with pytest.raises(rg.DeclarationError, match=r"no component 'MSELoss'; write MSE\(\)$"):
+        rg.ZLoss("MSELoss")
+
+
+@pytest.mark.parametrize("function", [lambda output, y: functional.cross_entropy(output, y), lambda o, y: o.softmax(1)])
+def test_a_function_of_output_and_target_is_told_what_it_is_called_with(function):
+    work = rg.Workload(model=nn.Linear(5, 4), train=(A.float(), CLASSES), val=(A.float(), CLASSES), loss=function)
+    sentence = r"Linear.*; a function is called with \(model, batch\).*\(output, target\) is a criterion: loss=nn.Cross"
+    with pytest.raises(rg.UserCodeError, match=sentence):
+        rg.run(work, rg.Regime(optimizer=rg.SGD(lr=0.1), batch_size=2, budget="1 steps"))
+
+
+def test_an_error_inside_a_function_that_is_not_about_the_model_is_left_alone():
+    with pytest.raises(TypeError) as why:
+        as_loss(lambda model, batch: 1 + "x").units({}, nn.Linear(1, 1), (A, B))
+    assert not hasattr(why.value, "__notes__")
 
 
 def test_functions_are_called_with_model_and_batch():

@@ -6,6 +6,7 @@ import torch
 import regimes as rg
 from regimes.engine import trees
 from regimes.engine.run import Run
+from regimes.optimizers.foreign import pytorch_optimizer_class
 from regimes.testing.resume import resume_chain, through_bytes
 
 CLASSES = {
@@ -162,6 +163,48 @@ def test_bad_options_are_refused_by_name(options, sentence):
         rg.Torch("Adagrad", **options)
 
 
+@pytest.mark.parametrize("written", ["Adam", "adam(lr=1e-3)"])
+def test_a_name_of_torch_is_answered_with_how_it_is_written(written):
+    with pytest.raises(
+        rg.DeclarationError, match=r"there is no component '[aA]dam'; write Torch\('Adam', lr=\.\.\.\)$"
+    ):
+        rg.Regime(optimizer=written, batch_size=8, budget="4 steps")
+
+
+def test_names_of_ours_and_misspelt_ones_are_answered_as_before():
+    for written, meant in (("adamw", "AdamW"), ("Muom", "Muon")):
+        with pytest.raises(rg.DeclarationError, match=f"no component '{written}'; did you mean '{meant}'"):
+            rg.SAM(written)
+
+
+def test_a_class_of_torch_that_cannot_be_driven_says_why():
+    with pytest.raises(
+        rg.DeclarationError, match=r"'LBFGS'; Torch\('LBFGS'\) is refused: LBFGS evaluates several times"
+    ):
+        rg.SAM("LBFGS")
+
+
+def test_class_objects_are_answered_with_how_they_are_written():
+    cls = torch.optim.AdamW
+    with pytest.raises(rg.DeclarationError, match=r"base: got the class AdamW; write Torch\('AdamW', lr=\.\.\.\)"):
+        rg.SAM(cls)
+    with pytest.raises(rg.DeclarationError, match=r"base: got an instance of AdamW; write Torch\('AdamW'"):
+        rg.SAM(cls([torch.zeros(1)]))
+    with pytest.raises(rg.DeclarationError, match=r"name: got the class AdamW; write Torch\('AdamW'"):
+        rg.Torch(cls)
+    with pytest.raises(rg.DeclarationError, match="name: got the class Linear; allowed: the name of one, quoted"):
+        rg.Torch(torch.nn.Linear)
+    with pytest.raises(rg.DeclarationError, match="base: got 3; allowed: an Optimizer$"):
+        rg.SAM(3)
+
+
+def test_an_attribute_that_torch_has_says_how_it_is_written():
+    with pytest.raises(AttributeError, match=r"'regimes' has no attribute 'Adam'; write Torch\('Adam', lr=\.\.\.\)$"):
+        _ = rg.Adam
+    with pytest.raises(AttributeError, match="'regimes' has no attribute 'Zzz'$"):
+        _ = rg.Zzz
+
+
 def test_schedule_below_zero_is_refused_before_training(hand):
     regime = rg.Regime(optimizer=rg.Torch("Adagrad", lr=rg.Linear(1.0, -1.0)), batch_size=8, budget="4 steps")
     with pytest.raises(rg.DeclarationError, match=r"optimizer\.lr: .*allowed: a finite number >= 0"):
@@ -218,6 +261,12 @@ def test_class_of_the_package_has_its_bits_and_resumes(hand, name):
         ("schedulefreesgd", "leaves its evaluation weights to the user .*ScheduleFreeAdamW"),
         ("madgrad", r"keeps memory \('state\['k'\]'\) that no checkpoint holds"),
         ("adashift", "keeps memory .* that no checkpoint holds"),
+        (
+            "Muon",
+            r"Muon wants marked parameter groups \(.use_muon. must be set.*write Muon\(\.\.\.\), the rule of that name",
+        ),
+        ("AdaMuon", "wants marked parameter groups .*; allowed: classes that take plain parameters"),
+        ("bsam", r"BSAM does not take these options: .*missing 1 required positional argument: 'num_data'"),
         ("lionn", "has no optimizer 'lionn'; did you mean 'lion'"),
     ],
 )
@@ -225,3 +274,16 @@ def test_class_of_the_package_that_cannot_be_driven_is_refused(name, sentence):
     pytest.importorskip("pytorch_optimizer")
     with pytest.raises(rg.DeclarationError, match=sentence):
         rg.PytorchOptimizer(name)
+
+
+def test_a_name_of_the_package_is_answered_with_how_it_is_written():
+    package = pytest.importorskip("pytorch_optimizer")
+    with pytest.raises(rg.DeclarationError, match=r"no component 'SOAP'; write PytorchOptimizer\('SOAP', lr=\.\.\.\)$"):
+        rg.SAM("SOAP")
+    with pytest.raises(rg.DeclarationError, match=r"got the class SOAP; write PytorchOptimizer\('SOAP', lr=\.\.\.\)$"):
+        rg.SAM(package.SOAP)
+
+
+def test_the_package_is_not_asked_where_it_is_not_installed(monkeypatch):
+    monkeypatch.setattr(pytorch_optimizer_class, "find_spec", lambda name: None)
+    assert rg.PytorchOptimizer.stands_for("SOAP") is None

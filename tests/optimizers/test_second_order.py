@@ -376,7 +376,9 @@ def test_refusals(hand, make, sentence):
 def test_a_loss_without_a_distribution_is_refused_before_anything_is_spent(hand):
     x, y = hand.data()
     work = rg.Workload(model=hand.net, train=(x, y), val=(x, y), loss=nn.MultiMarginLoss())
-    with pytest.raises(rg.DeclarationError, match="got FromCriterion, which says no distribution"):
+    with pytest.raises(
+        rg.DeclarationError, match=r"got FromCriterion\(MultiMarginLoss\(.*, which says no distribution"
+    ):
         rg.run(work, rg.Regime(optimizer=rg.Sophia(), batch_size=16, budget="2 steps"), seed=0)
 
 
@@ -418,9 +420,34 @@ def test_an_optimizer_that_was_told_no_curvature_refuses_to_step():
     w = nn.Parameter(torch.ones(2))
     w.grad = torch.ones(2)
     optimizer = optim.Sophia([w])
-    with pytest.raises(RuntimeError, match="give it one with update_hessian"):
+    with pytest.raises(RuntimeError, match=r"before step\(\).*hutchinson_diagonal\(lambda: criterion"):
         optimizer.step()
     with pytest.raises(ValueError, match="shorter"):
         optimizer.update_hessian([])
     with pytest.raises(TypeError, match="AdamW reads no curvature"):
         optim.AdamW([w]).update_hessian([torch.ones(2)])
+
+
+def test_the_calls_that_the_refusal_shows_are_right():
+    x, y, draw = torch.randn(8, 6).double(), torch.arange(8) % 3, torch.Generator
+    model, criterion = double(), nn.CrossEntropyLoss()
+    optimizer = optim.Sophia(model.parameters())
+    criterion(model(x), y).backward()
+    with pytest.raises(RuntimeError) as why:
+        optimizer.step()
+    calls = str(why.value).split(": ", 1)[1].split(", or of ")
+    names = {"rg": rg, "optimizer": optimizer, "criterion": criterion, "model": model, "x": x, "y": y}
+    exec(calls[0], names)
+    optimizer.step()
+    torch.manual_seed(3)
+    found = eval(calls[1], names)
+    own = gauss_newton_bartlett_diagonal(model, (x, y), CrossEntropy(), list(model.parameters()), draw().manual_seed(3))
+    assert all(torch.equal(a, b) for a, b in zip(found, own, strict=True))
+
+
+def test_a_loss_that_is_no_function_is_refused_with_the_call():
+    w = nn.Parameter(torch.ones(2))
+    with pytest.raises(
+        rg.DeclarationError, match=r"loss: got a Tensor; allowed: a function .*\(lambda: criterion\(model"
+    ):
+        hutchinson_diagonal((w**3).sum(), [w])

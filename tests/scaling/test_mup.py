@@ -423,12 +423,22 @@ NET, NARROW = MLP((5, 16, 16, 3)), MLP((5, 4, 4, 3))
         (lambda: rg.groups.mup(rg.SGD(), NET, 4, parametrization="sp"), "parametrization: got 'sp'; allowed: 'mup' or"),
         (lambda: rg.groups.mup(rg.Sophia(), NET, 4, like="signs"), "like: got 'signs'; allowed: 'sgd' or 'adaptive'"),
         (lambda: rg.MuPInit(4).structure(nn.Linear(4, 2)), "base: got 4, but Linear does not say how it changes"),
+        (
+            lambda: rg.MuPInit(4).structure(nn.Linear(4, 2)),
+            r"base: .* multiply is in groups.mup_table\(model, narrower\)",
+        ),
         (lambda: rg.MuPInit(0), "base: got 0"),
     ],
 )
 def test_what_nothing_is_known_of_is_refused(act, sentence):
     with pytest.raises(rg.DeclarationError, match=sentence):
         act()
+
+
+def test_what_the_refusal_of_a_plain_model_sends_to_is_there():
+    torch.manual_seed(0)
+    wide, narrow = (nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 2)) for width in (16, 4))
+    assert [row.first for row in rg.groups.mup_table(wide, narrow)] == [1.0, 1.0, 0.5, 2.0]
 
 
 def test_like_says_what_a_rule_is_not_known_for():

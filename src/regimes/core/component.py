@@ -109,6 +109,11 @@ class Component:
     def check_written(cls, names: list[str], given: Mapping[str, Any]) -> None:
         """Check the names that an open field collects, in the order in which they are written, beside other fields."""
 
+    @classmethod
+    def stands_for(cls, other: str | type) -> str | None:
+        """Say how a class of another package, or the name of one, is written with this component; None if it has none."""
+        return None
+
     def validate(self) -> None:
         """Check what concerns several fields at once; raise DeclarationError naming the key."""
 

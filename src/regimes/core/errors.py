@@ -160,6 +160,17 @@ def nearest(name: str, options: Iterable[str]) -> str:
     return f"allowed: {shown}" if shown else "no name is allowed here"
 
 
+def a_or_an(noun: str) -> str:
+    """Return a noun with its article.
+
+    Examples
+    --------
+    >>> a_or_an("Optimizer"), a_or_an("loss")
+    ('an Optimizer', 'a loss')
+    """
+    return f"a{'n' if noun[0] in 'aeiouAEIOU' else ''} {noun}"
+
+
 def show(value: object, limit: int = 80) -> str:
     """Return a short printed form of what was got.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from regimes.core.duration import Duration
-from regimes.core.errors import DeclarationError, nearest, show
+from regimes.core.errors import FOREIGN, DeclarationError, a_or_an, nearest, show
 
 
 class _Marker:
@@ -139,7 +139,8 @@ def wrap_init(init: Callable[..., None]) -> Callable[..., None]:
             self.check_written(unknown, kwargs)
             kwargs[self.open_field] = tuple(sorted(pairs.items()))
         elif unknown:
-            hint = nearest(unknown[0], names)
+            held = dict(zip(places, args)) | kwargs
+            hint = _of_a_part(type(self), unknown[0], held) or nearest(unknown[0], names)
             raise DeclarationError(f"{type(self).__name__} has no field '{unknown[0]}'; {hint}", unknown[0])
         if len(args) > len(places):
             raise DeclarationError(f"{type(self).__name__} takes at most {len(places)} values, got {len(args)}")
@@ -154,6 +155,33 @@ def wrap_init(init: Callable[..., None]) -> Callable[..., None]:
 
     __init__._wrapped_by_regimes = True  # type: ignore[attr-defined]
     return __init__
+
+
+def _of_a_part(cls: type, name: str, held: dict[str, Any]) -> str:
+    """Say which field's component has the field that is asked of `cls`; empty where it has it itself, or none has it."""
+    from regimes.core.component import Component
+    from regimes.core.registry import REGISTRY
+
+    wanted = FOREIGN.get(name.lower(), name)
+    for place, info in table(cls).items() if wanted not in table(cls) else ():
+        for kind in (
+            c for c in _choices(info.annotation) if isinstance(c, type) and issubclass(c, Component) and c.kind
+        ):
+            found = held.get(place)
+            some = () if info.spec.role == "knob" else REGISTRY.classes(kind.kind)  # mostly it holds a number
+            parts = [type(found)] if isinstance(found, kind) else some
+            having = [part for part in parts if issubclass(part, kind) and wanted in table(part)]
+            if having:
+                key = "" if place in positional(cls)[:1] and info.default is MISSING else f"{place}="
+                inner = min(having, key=usual)
+                return f"it belongs to its {place}: {cls.__name__}({key}{inner.__name__}({wanted}=...))"
+    return ""
+
+
+def usual(cls: Any) -> tuple[bool, bool, str]:
+    """Order examples: optimizers before what else has such a field, what most people want before the rest."""
+    card = getattr(cls, "card", None)
+    return cls.kind != "optimizer", card is None or card.shelf != "core", cls.__name__
 
 
 def coerce_knob(value: Any, spec: Spec, key: str) -> Any:
@@ -226,12 +254,14 @@ def coerce(value: Any, annotation: Any, spec: Spec, key: str) -> Any:
         if isinstance(value, str) and value in words:
             return value
         if isinstance(value, str):
+            if words and value.isidentifier() and value not in _names(()):
+                raise DeclarationError(f"got {show(value)}; {_nearest_word(value, words, kinds)}", key)
             value = parsed(value, key, kinds=tuple(kind.kind for kind in kinds if kind.kind))
         if float in choices and isinstance(value, int | float) and not isinstance(value, bool):
             spec.check(value, key)
             return float(value)
         if not isinstance(value, kinds):
-            raise DeclarationError(_wrong_kind(value, kinds), key)
+            raise DeclarationError(_wrong_kind(value, kinds, words), key)
         return value
     for choice in choices:
         if typing.get_origin(choice) is tuple:
@@ -239,6 +269,16 @@ def coerce(value: Any, annotation: Any, spec: Spec, key: str) -> Any:
                 return _one_of(words, value, key)
             return _coerce_tuple(value, choice, spec, key)
     return _coerce_plain(value, annotation, choices, spec, key)
+
+
+def _nearest_word(value: str, words: list[str], kinds: tuple[type, ...]) -> str:
+    """The nearest of words that may stand where else a component does, or all that may stand there."""
+    near = nearest(value, words)
+    return _words_or_kinds(words, kinds) if near.startswith("allowed") else near
+
+
+def _words_or_kinds(words: list[str], kinds: tuple[type, ...]) -> str:
+    return "allowed: " + " or ".join([*map(repr, words), *(a_or_an(kind.__name__) for kind in kinds)])
 
 
 def _one_of(words: list[str], value: str, key: str) -> str:
@@ -255,18 +295,25 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
-def _wrong_kind(value: Any, kinds: tuple[type, ...]) -> str:
+def _wrong_kind(value: Any, kinds: tuple[type, ...], words: list[str]) -> str:
     from regimes.core.component import Component
 
-    words = " or ".join(f"a {kind.__name__}" for kind in kinds)
-    got = f"a {value.kind} ({show(value)})" if isinstance(value, Component) else show(value)
+    allowed = _words_or_kinds(words, kinds)
+    got = f"{a_or_an(value.kind)} ({show(value)})" if isinstance(value, Component) else show(value)
     if isinstance(value, type) and issubclass(value, kinds):
         return f"got the class {value.__name__}; write {value.__name__}(...)"
+    other = value if isinstance(value, type) else type(value)
+    if not issubclass(other, Component):
+        from regimes.core.registry import elsewhere
+
+        written = elsewhere(other, tuple(kind.kind for kind in kinds))  # type: ignore[attr-defined]
+        if written:
+            return f"got {f'the class {other.__name__}' if other is value else f'an instance of {other.__name__}'}; {written}"
     if callable(value) and any(getattr(kind, "kind", "") == "loss" for kind in kinds):
-        words += (
+        allowed += (
             ": FromFunction(...) of a function (model, batch), FromCriterion(...) of a criterion with reduction='none'"
         )
-    return f"got {got}; allowed: {words}"
+    return f"got {got}; {allowed}"
 
 
 def _coerce_tuple(value: Any, annotation: Any, spec: Spec, key: str) -> tuple[Any, ...]:

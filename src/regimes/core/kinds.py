@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from regimes.core.component import Component, Stateful, fixed
 from regimes.core.duration import Duration
-from regimes.core.errors import DeclarationError
+from regimes.core.errors import DeclarationError, show
 from regimes.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -441,8 +441,8 @@ class Loss(Stateful):
 def no_distribution(loss: Loss) -> DeclarationError:
     """Return the refusal of a loss from which no targets can be drawn."""
     return DeclarationError(
-        f"got {type(loss).__name__}, which says no distribution from which the rule could draw targets; allowed: a loss "
-        "that says one (its method `sampled`), as the cross-entropies and the squared error do",
+        f"got {show(loss)}, which says no distribution from which the rule could draw targets; allowed: a loss that says "
+        "one (its method `sampled`), as the cross-entropies without class weights and the squared error do",
         "loss",
     )
 

@@ -1,7 +1,8 @@
 """The notation of declarations: what repr prints, YAML leaves hold and ``--set path=value`` takes.
 
 Numbers with ``+ - * /`` and parentheses, quoted strings, True, False, None, lists, calls of registered names
-(a bare registered name is a call without arguments), ``*`` and ``+`` between calls. Read from the syntax tree
+(a bare registered name is a call without arguments; presets of groups keep their dot, ``groups.muon(...)``), ``*`` and
+``+`` between calls. Read from the syntax tree
 by a whitelist, bounded in size and depth; never ``eval``.
 """
 
@@ -13,7 +14,7 @@ import re
 import warnings
 from typing import Any
 
-from regimes.core.errors import DeclarationError, show
+from regimes.core.errors import DeclarationError, a_or_an, show
 from regimes.core.registry import REGISTRY, USER_MODULES, unknown, user_class
 
 MAX_LENGTH = 20_000
@@ -97,13 +98,13 @@ def _refuse_other_kinds(node: ast.expr, kinds: tuple[str, ...]) -> None:
     name = node.func if isinstance(node, ast.Call) else node
     if not kinds or not isinstance(name, ast.Name) or name.id.startswith("_user_"):
         return
-    words = " or ".join(f"a{'n' if kind[0] in 'aeiou' else ''} {kind}" for kind in kinds)
+    words = " or ".join(map(a_or_an, kinds))
     options = [cls.__name__ for kind in kinds for cls in REGISTRY.classes(kind)]
     if name.id not in REGISTRY.names():
-        raise unknown(name.id, options)
+        raise unknown(name.id, options, kinds)
     found = getattr(REGISTRY.find(name.id), "kind", None)
     if found is not None and found not in kinds:
-        raise DeclarationError(f"{name.id} is a{'n' if found[0] in 'aeiou' else ''} {found}; allowed: {words}")
+        raise DeclarationError(f"{name.id} is {a_or_an(found)}; allowed: {words}")
 
 
 class _Reader:
@@ -161,15 +162,14 @@ class _Reader:
         return self._call(node.id, [], {})
 
     def read_Call(self, node: ast.Call, depth: int) -> Any:
-        if not isinstance(node.func, ast.Name):
-            raise DeclarationError("only registered names may be called")
+        called = _registered(node.func)
         if any(isinstance(a, ast.Starred) for a in node.args) or any(k.arg is None for k in node.keywords):
             raise DeclarationError("* and ** may not stand in a call")
         args = [self.read(arg, depth) for arg in node.args]
         names = [str(k.arg) for k in node.keywords]
         if len(set(names)) != len(names):
             raise DeclarationError("a name is given twice")
-        return self._call(node.func.id, args, {str(k.arg): self.read(k.value, depth) for k in node.keywords})
+        return self._call(called, args, {str(k.arg): self.read(k.value, depth) for k in node.keywords})
 
     def _call(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         entry = user_class(self.users[name]) if name in self.users else REGISTRY.find(name)
@@ -177,6 +177,19 @@ class _Reader:
             return entry(*args, **kwargs)
         except TypeError as why:
             raise DeclarationError(f"{name} cannot be built: {why}") from None
+
+
+def _registered(func: ast.expr) -> str:
+    """The name that is called: a word, or one with a dot that is registered so (`groups.muon`)."""
+    if isinstance(func, ast.Name):
+        return func.id
+    dotted, known = ast.unparse(func), REGISTRY.names()
+    if dotted in known:
+        return dotted
+    parts = dotted.split(".")
+    ends = [end for place in range(1, len(parts)) if (end := ".".join(parts[place:])) in known]
+    hint = f"; write {ends[0]}(...)" if ends else ""
+    raise DeclarationError(f"only registered names may be called, and '{dotted}' is none{hint}")
 
 
 def _is_number(value: Any) -> bool:

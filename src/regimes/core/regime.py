@@ -389,17 +389,11 @@ def field_hint(name: str, options: Iterable[str]) -> str:
     squashed = name.replace("_", "").lower()
     for cls in REGISTRY.classes():
         if cls.__name__.lower() == squashed and getattr(cls, "kind", "") in _SLOTS:
-            return f"write {_SLOTS[cls.kind]}={cls.__name__}(...)"  # type: ignore[attr-defined]
+            return f"write {_SLOTS[cls.kind]}={cls.__name__}(...)"
     holders = [cls for cls in REGISTRY.classes() if ours in fields.table(cls) and cls not in (Phase, Regime)]
     if holders:
-        return f"{called} belongs inside a component, for example {min(holders, key=_usual).__name__}({ours}=...)"
+        return f"{called} belongs inside a component, for example {min(holders, key=fields.usual).__name__}({ours}=...)"
     return found
-
-
-def _usual(cls: Any) -> tuple[bool, bool, str]:
-    """Optimizers before what else has such a field, what most people want before the rest."""
-    card = getattr(cls, "card", None)
-    return cls.kind != "optimizer", card is None or card.shelf != "core", cls.__name__
 
 
 def _values(phase: Phase) -> dict[str, Any]:

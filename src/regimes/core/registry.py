@@ -31,11 +31,27 @@ PACKAGES = tuple(
 )
 
 
-def unknown(name: str, options: Iterable[str]) -> DeclarationError:
+def unknown(name: str, options: Iterable[str], kinds: tuple[str, ...] = ()) -> DeclarationError:
     """Return the refusal of a name that no component has, with how one's own are named where nothing is near."""
-    near = nearest(name, options)
+    options = list(options)
+    ours = name.lower() in {option.lower() for option in options}
+    near = (not ours and elsewhere(name, kinds)) or nearest(name, options)
     own = "; one of your own is known once its module is imported (in YAML: modules: [mymodule])"
     return DeclarationError(f"there is no component '{name}'; {near}{own if near.startswith('allowed') else ''}")
+
+
+def elsewhere(other: str | type, kinds: tuple[str, ...] = ()) -> str:
+    """Return a half sentence on how a class of another package is written here; empty where no component takes it.
+
+    Parameters
+    ----------
+    other : str or type
+        A class, or what it is called there.
+    kinds : tuple of str
+        Plug-in kinds that are asked; empty is all.
+    """
+    said = (cls.stands_for(other) for cls in REGISTRY.classes() if not kinds or cls.kind in kinds)
+    return next((found for found in said if found), "")
 
 
 class Registry:
@@ -63,7 +79,7 @@ class Registry:
         self.load_third_party()
         return sorted(self._entries)
 
-    def classes(self, kind: str | None = None) -> list[type]:
+    def classes(self, kind: str | None = None) -> list[Any]:
         """Registered component classes, of one kind if given."""
         from regimes.core.component import Component
 
@@ -99,7 +115,7 @@ class Registry:
         """Import our own packages once; importing registers what they hold."""
         if not self._own_loaded:
             self._own_loaded = True
-            for module in ("regimes.core.regime", *PACKAGES, "regimes.study.ranges"):
+            for module in ("regimes.core.regime", *PACKAGES, "regimes.groups", "regimes.study.ranges"):
                 importlib.import_module(module)
 
     def load_third_party(self) -> None:

@@ -17,6 +17,7 @@ def in_user_code(run: Any, why: Exception, number: int) -> UserCodeError:
     frame = run.frame
     compiler = type(why).__module__.startswith(("torch._dynamo", "torch._inductor"))
     hint = "; it is torch.compile that fails: leave compile=True out" if compiler else ""
+    hint += "".join(f"; {note}" for note in getattr(why, "__notes__", ()))
     return UserCodeError(
         f"the model or loss failed at step {frame.step} of phase '{run.phase.name}', micro-batch {number}, seed "
         f"{run.seed}: {type(why).__name__}: {why}{hint}"

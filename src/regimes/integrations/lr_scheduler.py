@@ -18,6 +18,8 @@ from regimes.core.progress import Progress
 
 #: Points at which the schedule is checked beforehand.
 _POINTS = 1024
+#: A loop of one's own knows of no other amounts.
+_AMOUNTS = "allowed: steps, or epochs together with steps_per_epoch=, such as '1000 steps'"
 
 
 class ScheduledLR(torch.optim.lr_scheduler.LRScheduler):
@@ -173,10 +175,14 @@ def lr_scheduler(
             return duration.value
         if duration.unit == "epochs" and steps_per_epoch is not None:
             return duration.value * steps_per_epoch
-        raise DeclarationError(f"got '{duration}'; allowed: steps, or epochs together with steps_per_epoch=")
+        raise DeclarationError(f"got '{duration}'; {_AMOUNTS}")
 
     try:
-        total = steps(Duration.parse(budget))
+        length = Duration.parse(budget)
+    except DeclarationError:  # whose sentence names all units
+        raise DeclarationError(f"got {show(budget)}; {_AMOUNTS}", "budget") from None
+    try:
+        total = steps(length)
     except DeclarationError as why:
         raise why.within("budget") from None
     if total <= 0.0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from regimes.core.card import Card
@@ -34,6 +34,7 @@ class BCE(OutputLoss):
     [0.6931, 2.1269]
     """
 
+    criterion_class = nn.BCEWithLogitsLoss
     card = Card(
         title="Binary cross-entropy of logits",
         axes=("regime",),

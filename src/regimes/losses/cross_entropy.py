@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from regimes.core.card import Card
@@ -53,6 +53,7 @@ class CrossEntropy(OutputLoss):
     label_smoothing: Knob = knob(0.0, low=0, high=1)
     ignore: int = fixed(-100)
 
+    criterion_class = nn.CrossEntropyLoss
     card = Card(
         title="Cross-entropy of classes",
         axes=("regime",),

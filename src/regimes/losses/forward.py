@@ -7,7 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -109,6 +109,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 class OutputLoss(Loss):
     """A loss that is a function of the model's output and the target; metrics can share its forward."""
+
+    #: Torch's criterion that computes the same, for a refusal of that where only a loss may stand.
+    criterion_class: ClassVar[type[nn.Module] | None] = None
+
+    @classmethod
+    def stands_for(cls, other: str | type) -> str | None:
+        """``MSE()`` for torch's criterion or its name."""
+        theirs = cls.criterion_class
+        if theirs is None or (other is not theirs and other != theirs.__name__):
+            return None
+        return f"write {cls.__name__}()"
 
     def per_unit(self, output: Any, target: Any) -> UnitLosses:
         """Return the losses per unit."""

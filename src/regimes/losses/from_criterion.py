@@ -14,7 +14,9 @@ from regimes.core.component import fixed
 from regimes.core.errors import DeclarationError
 from regimes.core.notice import notice
 from regimes.core.unit_losses import UnitLosses
+from regimes.losses.bce import BCE
 from regimes.losses.forward import OutputLoss, kept, per_example, per_position
+from regimes.losses.mse import MSE
 
 #: Their mean divides by the weights of the target classes.
 _BY_CLASS = (nn.CrossEntropyLoss, nn.NLLLoss)
@@ -23,9 +25,10 @@ _BY_CLASS = (nn.CrossEntropyLoss, nn.NLLLoss)
 class FromCriterion(OutputLoss):
     r"""A criterion (output, target), evaluated with ``reduction="none"``.
 
-    One unit per example, the mean of its entries. Criteria of classes give one unit per target, with torch's own
-    normalizer: for class weights v, torch's mean is :math:`\sum_i v_{y_i} \ell_i / \sum_i v_{y_i}`, which is the mean
-    of units :math:`\ell_i` of weight :math:`v_{y_i}`; ignored targets have weight 0.
+    One unit per example, the mean of its entries; targets are drawn as by `MSE` and `BCE` where those give the same
+    numbers. Criteria of classes give one unit per target, with torch's own normalizer: for class weights v, torch's mean
+    is :math:`\sum_i v_{y_i} \ell_i / \sum_i v_{y_i}`, which is the mean of units :math:`\ell_i` of weight
+    :math:`v_{y_i}`; ignored targets have weight 0.
 
     Parameters
     ----------
@@ -80,6 +83,22 @@ class FromCriterion(OutputLoss):
                 "loss",
             )
         return UnitLosses(values.flatten(1).sum(1)) if self.summed and values.ndim > 1 else per_example(values)
+
+    def per_unit_drawn(self, output: Any, target: Any, generator: torch.Generator) -> UnitLosses:
+        """Loss of drawn targets, where a loss of ours that says their distribution gives the same numbers."""
+        twin = _twin(self.criterion)
+        return (
+            twin.per_unit_drawn(output, target, generator)
+            if twin
+            else super().per_unit_drawn(output, target, generator)
+        )
+
+
+def _twin(criterion: nn.Module) -> OutputLoss | None:
+    if type(criterion) is nn.MSELoss:
+        return MSE()
+    plain = type(criterion) is nn.BCEWithLogitsLoss and criterion.weight is None and criterion.pos_weight is None
+    return BCE() if plain else None
 
 
 def _by_class(criterion: Any, values: Tensor, target: Tensor) -> UnitLosses:

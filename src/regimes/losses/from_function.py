@@ -78,7 +78,15 @@ class FromFunction(Loss):
 
     def units(self, state: State, model: nn.Module, batch: Any) -> UnitLosses:
         """Losses of one micro-batch."""
-        losses, n = self.function(model, batch), examples_in(batch)
+        try:
+            losses, n = self.function(model, batch), examples_in(batch)
+        except (AttributeError, TypeError) as why:
+            if type(model).__name__ in str(why):
+                why.add_note(
+                    "a function is called with (model, batch), the batch as the data give it; what is called with (output, "
+                    "target) is a criterion: loss=nn.CrossEntropyLoss()"
+                )
+            raise
         if not isinstance(losses, Tensor):
             raise DeclarationError(f"{_name(self.function)} gave {show(losses)}; allowed: a tensor", "loss")
         if losses.shape == (n,):

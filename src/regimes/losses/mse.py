@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from regimes.core.card import Card
 from regimes.core.registry import register
@@ -31,6 +31,7 @@ class MSE(OutputLoss):
     tensor([2., 5.])
     """
 
+    criterion_class = nn.MSELoss
     card = Card(title="Mean squared error", axes=("regime",), source="folklore", when="Regression.")
 
     def per_unit(self, output: Tensor, target: Tensor) -> UnitLosses:

@@ -72,8 +72,9 @@ def base_of(model: nn.Module, base: nn.Module | int) -> nn.Module:
     if type(getattr(model, "width", None)) is not int or not callable(getattr(model, "grown", None)):
         raise DeclarationError(
             f"got {show(base)}, but {type(model).__name__} does not say how it changes its width; give it a number `width` "
-            "and a method `grown(width)` that returns a fresh model of the same form, or give groups.mup a narrower model "
-            "itself",
+            "and a method `grown(width)` that returns a fresh model of the same form. Where it cannot, groups.mup takes a narrower "
+            "model itself, and what MuPInit would multiply is in groups.mup_table(model, narrower): write that into the "
+            "model's own first values",
             "base",
         )
     try:

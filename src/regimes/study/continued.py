@@ -141,9 +141,11 @@ def _refuse_standstill(run: Run, known: list[str]) -> None:
     whole = [position_at(run, run.phases, run.phase, share, begin=0.0) for share in SHARES]
     highest = {path: max(f(at) for at in whole) for path, f in rates.items()}
     if all(f(run.position) <= 1e-9 * highest[path] for path, f in rates.items()):
+        rest = [at for at in whole if at.fraction > run.position.fraction]
+        rises = any(f(at) > 1e-9 * highest[path] for path, f in rates.items() for at in rest)
         raise DeclarationError(
             f"{next(iter(rates))} is 0 at step {run.frame.step} and would stay there, so nothing more would be learned; "
-            "allowed: an earlier step (at) to go on from"
+            f"allowed: {'a later' if rises else 'an earlier'} step (at) to go on from"
         )
 
 

@@ -93,7 +93,8 @@ def branch(
     True
     """
     stored = opened(run, workload)
-    steps = [step_of("at", step) for step in ([at] if isinstance(at, int) else at)]
+    several = isinstance(at, Sequence) and not isinstance(at, str)
+    steps = [step_of("at", step) for step in (at if several else [at])]  # type: ignore[union-attr]
     length = _length(decay)
     with threads_of(stored):
         regimes = [decayed(stored.again(step).until(step), length, shape, final) for step in steps]
@@ -138,6 +139,12 @@ def decayed(run: Run, length: Duration, shape: str, final: float) -> Regime:
             "at",
         )
     if length.unit == "%":
+        if run.consumed == 0.0:
+            raise DeclarationError(
+                f"got {run.frame.step}, of which a decay of '{length}' would be nothing; allowed: a later step, or a decay "
+                "that is an amount, such as '100 steps'",
+                "at",
+            )
         amount = float(max(1, round(run.consumed * length.share / (1.0 - length.share))))
     else:
         try:

@@ -61,7 +61,7 @@ def pool(kind: str, shelf: str | None = None) -> tuple[Any, ...]:
     """Return instances of every built-in component of a kind, or of one shelf: those that conformance tries."""
     found = []
     for cls in REGISTRY.classes(kind):
-        if shelf is not None and cls.card.shelf != shelf:  # type: ignore[attr-defined]
+        if shelf is not None and cls.card.shelf != shelf:
             continue
         if cls.__module__.startswith("regimes.") and ".conformance" not in cls.__module__:
             try:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+from importlib.util import find_spec
 
 from regimes.core.card import Card
 from regimes.core.errors import DeclarationError, nearest
 from regimes.core.registry import register
 from regimes.optimizers.foreign.rule import Class, Foreign
+from regimes.optimizers.foreign.torch_class import Torch
 
 
 @register
@@ -51,6 +53,18 @@ class PytorchOptimizer(Foreign):
     def find(name: str) -> Class:
         """Return the class called `name`."""
         return _find(name.lower())
+
+    @classmethod
+    def named(cls, other: str | type) -> str | None:
+        """Return its name where the package is installed; what torch.optim has is torch's."""
+        name = other.__name__ if isinstance(other, type) else other
+        if find_spec("pytorch_optimizer") is None or Torch.named(other) is not None:
+            return None
+        try:
+            found = _find(name.lower())
+        except DeclarationError:
+            return None
+        return name if other in (name, found) else None
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from regimes.core.component import Component, fixed
 from regimes.core.errors import DeclarationError, nearest, show
 from regimes.core.fields import Spec
 from regimes.core.kinds import Controller, Optimizer, Schedule, State
+from regimes.core.registry import REGISTRY
 
 #: Options that no rule takes below 0: their schedules are checked for it before anything is spent.
 _NOT_NEGATIVE = ("lr", "weight_decay", "momentum", "eps")
@@ -42,9 +43,30 @@ class Foreign(Optimizer):
         """Return the class called `name`, or refuse it."""
         raise NotImplementedError
 
+    @classmethod
+    def named(cls, other: str | type) -> str | None:
+        """Return the name by which `find` knows a class, or what is written for its name; None if it does not."""
+        return None
+
+    @classmethod
+    def stands_for(cls, other: str | type) -> str | None:
+        """``Torch('Adam', lr=...)`` for its class or its name, or why not."""
+        name = cls.named(other)
+        if name is None:
+            return None
+        try:
+            cls(name)
+        except DeclarationError as why:
+            return f"{cls.__name__}({name!r}) is refused: {why.message}"
+        return f"write {cls.__name__}({name!r}, lr=...)"
+
     # -- declaration ---------------------------------------------------------------------------------------
 
     def __post_init__(self) -> None:
+        if isinstance(self.name, type):
+            written = self.stands_for(self.name)
+            hint = written or "allowed: the name of one, quoted"
+            raise DeclarationError(f"got the class {self.name.__name__}; {hint}", "name")
         if isinstance(self.name, str) and isinstance(self.options, tuple):
             known = signature(self.find(self.name))
             pairs = tuple((name, _option(value, known.get(name), name)) for name, value in self.options)
@@ -215,7 +237,11 @@ def try_out(cls: Class, options: tuple[tuple[str, Any], ...]) -> frozenset[str]:
         )
     with torch.random.fork_rng(devices=[]):
         p = nn.Parameter(torch.tensor([[1.0, 0.5], [-0.5, 2.0]]))
-        instance = _attempt(cls, "does not take these options", lambda: cls([p], **dict(options)))
+        try:
+            instance = _attempt(cls, "does not take these options", lambda: cls([p], **dict(options)))
+        except DeclarationError:
+            _refuse_marked_groups(cls, p, options)
+            raise
         before = _memory(instance)
         for number in (1.0, -0.5):
             p.grad = torch.full_like(p, number)
@@ -231,6 +257,18 @@ def try_out(cls: Class, options: tuple[tuple[str, Any], ...]) -> frozenset[str]:
             "name",
         )
     return frozenset(instance.param_groups[0])
+
+
+def _refuse_marked_groups(cls: Class, p: Tensor, options: tuple[tuple[str, Any], ...]) -> None:
+    """Say it where a class asks parameter groups for a mark (``use_muon``), of which torch's plain groups know nothing."""
+    try:
+        cls([{"params": [p]}], **dict(options))
+    except ValueError as why:
+        ours = [f"{known.__name__}(...)" for known in REGISTRY.classes("optimizer") if known.__name__ == cls.__name__]
+        hint = f"write {ours[0]}, the rule of that name here" if ours else "allowed: classes that take plain parameters"
+        raise DeclarationError(f"{cls.__name__} wants marked parameter groups ({why}); {hint}", "name") from None
+    except Exception:
+        return
 
 
 def _needs_closure(cls: Class) -> bool:

@@ -54,11 +54,23 @@ classes whose step takes gradients that are there already
     @staticmethod
     def find(name: str) -> Class:
         """Return the class of torch.optim called `name`."""
-        found = {
-            key: value
-            for key, value in vars(torch.optim).items()
-            if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and key != "Optimizer"
-        }
+        found = _classes()
         if name not in found:
             raise DeclarationError(f"torch.optim has no optimizer {name!r}; {nearest(name, found)}", "name")
         return found[name]
+
+    @classmethod
+    def named(cls, other: str | type) -> str | None:
+        """Return its name in torch.optim, of a name in any case."""
+        found = _classes()
+        if isinstance(other, type):
+            return next((name for name, known in found.items() if known is other), None)
+        return next((name for name in found if name.lower() == other.lower()), None)
+
+
+def _classes() -> dict[str, Class]:
+    return {
+        key: value
+        for key, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and key != "Optimizer"
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from regimes.core.component import fixed
 from regimes.core.curvature import HessianProducts
-from regimes.core.kinds import Loss, State
+from regimes.core.errors import DeclarationError
+from regimes.core.kinds import State
+from regimes.losses.coerce import as_loss
 from regimes.optimizers.tensorwise.rule import Tensorwise, wide
 
 Vector = Sequence[Tensor]
@@ -106,7 +108,7 @@ def hutchinson(vectors: Sequence[Vector], products: Sequence[Vector]) -> list[Te
 
 def hutchinson_diagonal(
     loss: Any,
-    parameters: Sequence[Tensor],
+    parameters: Iterable[Tensor],
     samples: int = 1,
     generator: torch.Generator | None = None,
     distribution: Literal["signs", "normal"] = "signs",
@@ -117,7 +119,7 @@ def hutchinson_diagonal(
     ----------
     loss : callable
         ``loss()`` returns the scalar, with graph; called once.
-    parameters : sequence of Tensor
+    parameters : iterable of Tensor
         By which is differentiated.
     samples : int
         Vectors; each costs a backward through forward and backward.
@@ -126,12 +128,24 @@ def hutchinson_diagonal(
     distribution : "signs" or "normal"
         Of their elements. Signs vary less.
 
+    Raises
+    ------
+    DeclarationError
+        If the loss is no function.
+
     Examples
     --------
     >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
     >>> hutchinson_diagonal(lambda: (w**3).sum(), [w])  # exact, as there is nothing beside the diagonal
     [tensor([ 6., 12.])]
     """
+    if not callable(loss):
+        raise DeclarationError(
+            f"got a {type(loss).__name__}; allowed: a function of nothing that returns it, "
+            "hutchinson_diagonal(lambda: criterion(model(x), y), model.parameters())",
+            "loss",
+        )
+    parameters = list(parameters)
     hessian = HessianProducts(loss, parameters)
     draw = torch.default_generator if generator is None else generator
     total = torch.zeros_like(hessian.gradient)
@@ -149,7 +163,11 @@ def _drawn(like: Tensor, generator: torch.Generator, distribution: str) -> Tenso
 
 
 def gauss_newton_bartlett_diagonal(
-    model: nn.Module, batch: Any, loss: Loss, parameters: Sequence[Tensor], generator: torch.Generator
+    model: nn.Module,
+    batch: Any,
+    loss: Any,
+    parameters: Iterable[Tensor],
+    generator: torch.Generator | None = None,
 ) -> list[Tensor]:
     r"""Return an unbiased estimate of the diagonal of the Gauss-Newton matrix, for a loop of one's own.
 
@@ -162,11 +180,16 @@ def gauss_newton_bartlett_diagonal(
     model : nn.Module
     batch : object
         As the loss takes it, (inputs, target) for most.
-    loss : Loss
-        That says a distribution of targets: `CrossEntropy`, `NextToken`, `BCE`, `MSE`.
-    parameters : sequence of Tensor
-    generator : torch.Generator
-        From which targets are drawn.
+    loss : Loss or torch criterion
+        That says a distribution of targets: `CrossEntropy`, `NextToken`, `BCE`, `MSE`, ``nn.CrossEntropyLoss()``.
+    parameters : iterable of Tensor
+    generator : torch.Generator, optional
+        From which targets are drawn. Default torch's own.
+
+    Raises
+    ------
+    DeclarationError
+        If the loss says no distribution of targets.
 
     References
     ----------
@@ -182,7 +205,8 @@ def gauss_newton_bartlett_diagonal(
     [tensor([[0.2500],
             [0.2500]])]
     """
-    units = loss.sampled(loss.init(), model, batch, generator)
+    said, draw = as_loss(loss), torch.default_generator if generator is None else generator
+    units = said.sampled(said.init(), model, batch, draw)
     weights = torch.ones_like(units.values) if units.weights is None else units.weights
     found = torch.autograd.grad(
         (units.values * weights).sum() / weights.sum(), list(parameters), materialize_grads=True

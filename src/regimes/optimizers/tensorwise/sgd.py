@@ -102,9 +102,7 @@ class SGD(Tensorwise):
         """torch's fused kernel: the same formula in one pass over memory."""
         buffers = [slot["momentum_buffer"] for slot in slots if "momentum_buffer" in slot]
         expected = 0 if self.momentum == 0.0 else len(slots)
-        # On a CPU the kernel leaves tensors in half precision as they are.
-        idle = any(p.dtype in (torch.float16, torch.bfloat16) and not p.is_cuda for p in tensors)
-        if len(buffers) != expected or idle or not fusable(tensors, gradients):
+        if len(buffers) != expected or not fusable(tensors, gradients):
             return super().update_all(tensors, gradients, slots, t)
         torch._fused_sgd_(
             list(tensors),
