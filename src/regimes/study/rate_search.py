@@ -13,8 +13,6 @@ import numpy as np
 RUNGS: tuple[tuple[float, int, float | None], ...] = ((1 / 16, 8, None), (1 / 8, 4, 2.0))
 #: What everything may cost, in whole runs: what the short rungs leave is spent on whole ones, one after the other.
 PRICE = 3.0
-#: The second where in the first no rate has learned anything: the whole range again; and where none has learned much.
-_AGAIN, _WIDER = (1 / 8, 8, None), (1 / 8, 4, 4.0)
 #: A rate is safe while its loss is predicted to be at most this share above the best.
 SAFE = 0.03
 #: What the optimum is expected to drift per doubling of the budget (standard deviation of its log), before any is seen.
@@ -140,10 +138,6 @@ class RateSearch:
 
     def _short(self) -> tuple[float, tuple[float, ...]]:
         share, count, factor = RUNGS[len(self.rungs)]
-        if len(self.rungs) == 1 and math.isfinite(self.start):
-            came = min(self.rungs[0].losses) / self.start
-            if came >= _LEARNED:
-                share, count, factor = _AGAIN if came >= _IDLE else _WIDER
         logs: np.ndarray
         if factor is None:
             logs = np.linspace(math.log(self.low), math.log(self.high), count)
@@ -188,6 +182,11 @@ class RateSearch:
         best = _best(min(whole, key=lambda rung: rung.losses[0]))
         at_edge = bool({best, _best(short[-1])} & {min(tried), max(tried)})
         return Found(rate, min(rate, low), max(rate, high), edge, at_edge)
+
+    @property
+    def learned(self) -> bool:
+        """Whether any run of the first rung has learned something: else the others were put where it shows least."""
+        return min(self.rungs[0].losses) < _IDLE * self.start
 
     def _edge(self) -> float | None:
         good, bad = list[float](), list[float]()

@@ -217,6 +217,8 @@ def tune_lr(
     chosen = _at(regime, rates, found.rate / declared)
     moved = _transferred(workload, chosen, found, wanted, rates, kinds) if wanted else None
     notes = ["the best rate lies at an end of the range: look farther (low, high)"] if found.at_edge else []
+    if not search.learned:
+        notes.append("no rate has learned anything in a sixteenth of the budget: the search had little to go by")
     made = TunedRate(
         tuple(rates),
         declared,
