@@ -22,6 +22,11 @@ REFUSED = {
     "optimizer: got MKOR, which asks for more than gradients; allowed": {"optimizer": "MKOR(SGD(lr=0.1), every=2)"},
     "optimizer.base: got SAM; allowed in a script: a rule that evaluates once": {"optimizer": "SAM(SAM(SGD(lr=0.1)))"},
     "optimizer.momentum: got a momentum that reaches 0; allowed": {"optimizer": "SGD(lr=0.1, momentum=Linear(0, 0.9))"},
+    "momentum: got a momentum that reaches 0; allowed in a script": {  # of so many steps as the noise asks for
+        "optimizer": "SGD(lr=0.1, momentum=Linear(0.9, warmup='10%'))",
+        "batch_size": "NoiseScaleGrowth(4, end=12)",
+        "micro_batch": 2,
+    },
     "loss: got Distillation.*keeps a state of its own; allowed": {"loss": "Distillation('self', ground_truth=0.3)"},
     "sampler: got OrderedPrefix.*allowed in a script: samplers that learn from losses alone": {
         "sampler": "OrderedPrefix()"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from regimes.core.errors import DeclarationError
+from regimes.core.progress import Progress
 from regimes.ejection import names
 from regimes.ejection.leaf import Leaf, varies
 from regimes.ejection.text import Lines, bracketed, literal
@@ -236,8 +237,10 @@ def _refuse_layout(facts: Any) -> None:
 
 def _refuse_momentum(own: Any) -> None:
     """Refuse a momentum that is 0 for a while: what becomes of the buffer then, torch and we do not do alike."""
+    # Where the number of steps is not known beforehand, steps may lie anywhere.
+    anywhere = [Progress(fraction=part / 1000, run_fraction=part / 1000) for part in range(1000)]
     for path, function in own.facts.phase.functions.items():
-        if path.endswith("momentum") and any(function(at) == 0.0 for at in own.facts.places or ()):
+        if path.endswith("momentum") and any(function(at) == 0.0 for at in own.facts.places or anywhere):
             raise DeclarationError(
                 "got a momentum that reaches 0; allowed in a script: one that stays above it, or is 0 throughout", path
             )
