@@ -65,7 +65,7 @@ REFUSED = [
         "sources: got the weight 0 for every source; allowed: at least one above 0",
     ),
     (lambda: rg.Mixture(**{"my-code": 1}), "sources: got 'my-code'; allowed: a source whose name is a word"),
-    (lambda: rg.Mixture(code=1, sampler=rg.AdamW()), "sampler: got a optimizer"),
+    (lambda: rg.Mixture(code=1, sampler=rg.AdamW()), "sampler: got an optimizer"),
     (lambda: rg.Mixture(cod=1).init(view()), "sources: the workload has no source 'cod'; did you mean 'code'?"),
     (lambda: rg.Run(work(), regime(mixture=rg.Mixture(b=1, d=1))), "mixture: the workload has no source 'd'"),
     (lambda: rg.Run(work(), regime(mixture=rg.Mixture(b=rg.Linear(1.0, -1.0)))), "mixture.b: Linear.* got -0.00"),
