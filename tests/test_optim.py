@@ -113,7 +113,10 @@ def test_is_a_stand_in_for_torchs_class(name, options):
     assert same(weights(ours), weights(theirs))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, *HALF, torch.float64])
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, torch.bfloat16, *(pytest.param(t, marks=pytest.mark.slow) for t in (torch.float16, torch.float64))],
+)
 @pytest.mark.parametrize("name", RULES)
 def test_state_dict_continues_in_the_same_bits(name, dtype, tmp_path):
     model = net().to(dtype)
