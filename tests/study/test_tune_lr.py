@@ -190,8 +190,8 @@ def test_each_of_several_rates_follows_its_own_law_from_its_own_place():
     assert rates == pytest.approx([0.04 * 4**-0.5, 0.4 * 4**-1.5, 0.02 * 4**-1.5])
     made = TunedRate(tuple(found), 0.02, FOUND, QUADRATIC, "val/loss", (), 1, 0.0, Path("."), found)
     told = str(made).splitlines()
-    assert [line.split(":")[0] for line in told if line.startswith("for the larger run")] == [
-        f"for the larger run ({path})" for path in found
+    assert [line.split(":")[0] for line in told if line.startswith("for the run of these sizes")] == [
+        f"for the run of these sizes ({path})" for path in found
     ]
     assert sum(line.startswith("width 64 -> 256") for line in told) == 3
 
@@ -232,7 +232,7 @@ def test_the_command_prints_the_table_and_the_edit(tmp_path):
     assert facts["runs"] == 3.0
     moved = facts["transferred"]["main.optimizer.lr"]
     assert facts["rate"] < moved["rate"] <= 2 * facts["rate"]
-    assert f"for the larger run: {moved['rate']:.4g}, somewhere" in result.output
+    assert f"for the run of these sizes: {moved['rate']:.4g}, somewhere" in result.output
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -304,6 +304,8 @@ def test_every_seed_is_paid_for(tmp_path):
         ({"transfer_to": "wdth=1->2"}, "did you mean 'width'"),
         ({"transfer_to": "width=1-2"}, "transfer: got 'width=1-2'; allowed: for example"),
         ({"transfer_to": "width=1->2,width=2->3"}, "each size once"),
+        ({"transfer_to": "batch=64->256"}, "transfer: got a batch of 64 to start from; allowed: 16, which is tuned"),
+        ({"metric": "val/loss", "transfer_to": "batch=16->32,depth=0->2"}, "two numbers above 0"),
     ],
 )
 def test_refusals_come_before_anything_is_spent(tmp_path, options, sentence):

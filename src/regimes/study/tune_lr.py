@@ -110,7 +110,7 @@ class TunedRate:
             for path, moved in same:
                 whose = f" ({path})" if len(self.paths) > 1 else ""
                 said = f"{moved.rate:.4g}, somewhere from {moved.low:.3g} to {moved.high:.3g}"
-                lines.append(f"for the larger run{whose}: {said}")
+                lines.append(f"for the run of these sizes{whose}: {said}")
         return "\n".join(lines)
 
 
@@ -197,6 +197,7 @@ def tune_lr(
         )
     rates = _rates(regime, workload)
     kinds = families(regime, rates) if wanted else {}
+    _check_sizes(regime, wanted)
     declared = rates[next(iter(rates))]
     low, high = _range(declared, low, high)
     for share in (1.0, *(share for share, *_ in RUNGS)):
@@ -369,6 +370,17 @@ def _untrained(workload: Workload, regime: Regime, metric: str) -> float:
     run = Run(workload, regime, TUNING_SEED, count_flops=False)
     found = run.validation.measure("val").get(metric, math.inf) if metric.endswith("loss") else math.inf
     return float(found)
+
+
+def _check_sizes(regime: Regime, wanted: list[Change]) -> None:
+    """Refuse a batch to start from that is not the one that is tuned: its law is of the size itself, not of a ratio."""
+    declared = {phase.batch_size for phase in regime.phases if isinstance(phase.batch_size, int)}
+    for change in wanted:
+        if change.what == "batch" and declared and change.old not in declared:
+            sizes = " or ".join(map(str, sorted(declared)))
+            raise DeclarationError(
+                f"got a batch of {change.old:g} to start from; allowed: {sizes}, which is tuned", "transfer"
+            )
 
 
 def _transferred(
