@@ -168,9 +168,10 @@ def test_in_a_loop_of_ones_own_a_tensor_without_gradient_waits_and_groups_stand_
     assert optimizer.state[two]["largest"] == pytest.approx(plain_ratio(later[1], 1e-8), rel=1e-12)
 
 
-def test_factors_of_the_first_step_stay_for_the_run(hand):
-    """In the engine, over weights and biases together, under a schedule and a declared compilation."""
-    regime = rg.Regime(optimizer=rg.SGDSaI(lr=rg.Cosine(0.5)), batch_size=16, budget="9 steps", compile=True)
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_factors_of_the_first_step_stay_for_the_run(hand, compiled):
+    """In the engine, over weights and biases together, under a schedule, compiled or not."""
+    regime = rg.Regime(optimizer=rg.SGDSaI(lr=rg.Cosine(0.5)), batch_size=16, budget="9 steps", compile=compiled)
     run = Run(hand.workload(), regime, seed=5)
     ratios = rg.GradientSNR()(run.model, *first_batch(hand, run))
     run.step()
