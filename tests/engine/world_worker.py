@@ -109,12 +109,16 @@ def declared(name: str, folder: Path) -> tuple[rg.Workload, Regime, tuple, int]:
     return without_statistics(task, mixed), regime, tuple(parse(probe) for probe in probes), seed
 
 
-def write_drawn(number: int, folder: Path) -> None:
-    """Draw a regime, by one process: a drawn one may begin with weights that are trained for it."""
-    drawn = draw(random.Random(number))
+def write_drawn(number: int, folder: Path) -> bool:
+    """Draw a regime, by one process: a drawn one may begin with weights that are trained for it. Say whether there is one."""
+    try:
+        drawn = draw(random.Random(number))
+    except DeclarationError:  # what was drawn cannot even be declared
+        return False
     regime = drawn.regime.but(**{f"{phase.name}.micro_batch": 1 for phase in drawn.regime.phases})
     told = [drawn.task, repr(regime), [repr(probe) for probe in drawn.probes], drawn.seed]
     (folder / f"{number}.json").write_text(json.dumps(told))
+    return True
 
 
 def without_statistics(task: str, mixed: bool) -> rg.Workload:
