@@ -234,3 +234,10 @@ def test_patterns_that_match_nothing_and_branches_that_are_no_tensors_are_refuse
         rg.DeclarationError, match="patterns: got a tuple from a LSTM; allowed: modules that return a tensor"
     ):
         rg.StochasticDepth(0.5, "0").structure(nn.Sequential(nn.LSTM(3, 3)))(torch.zeros(2, 1, 3))
+
+
+def test_whole_numbers_are_not_dropped():
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2))
+    with pytest.raises(rg.DeclarationError, match="patterns: got '0', an Embedding, whose input is whole numbers"):
+        rg.InputDropout(0.2, ["*"]).structure(model)
+    rg.InputDropout(0.2, ["1"]).structure(model)

@@ -69,7 +69,7 @@ def test_what_needs_a_model_or_data_of_its_own_is_drawn():
     drawn = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for number in range(1200):
+        for number in range(3000):
             with contextlib.suppress(DeclarationError):
                 drawn.append(draw(random.Random(number)).regime)
     assert components(drawn).keys() >= set(PARTICULAR)

@@ -47,7 +47,7 @@ class InputDropout(ModelTransform):
     Raises
     ------
     DeclarationError
-        If there is no pattern, or one matches no module.
+        If there is no pattern, or one matches no module, or an embedding, whose input cannot be dropped.
 
     Notes
     -----
@@ -94,6 +94,13 @@ class InputDropout(ModelTransform):
         """Take away what an earlier one has put there, and put dropout before every layer that matches."""
         take(model, DroppedInput, "input_dropout")
         for name in matching_modules(model, self.patterns):
+            module = model.get_submodule(name)
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+                raise DeclarationError(
+                    f"got '{name}', an {type(module).__name__}, whose input is whole numbers; allowed: layers that take real "
+                    "numbers",
+                    "patterns",
+                )
             if self.p > 0.0:
-                put(model.get_submodule(name), DroppedInput, input_dropout=self.p)
+                put(module, DroppedInput, input_dropout=self.p)
         return model
