@@ -160,6 +160,8 @@ def main() -> None:
         said = train(case, Path(sys.argv[1]), stop)
         if torch.distributed.get_rank() == 0:
             print(case, said, flush=True)
+    # Else gloo's threads may still run where the interpreter ends, which then aborts now and then.
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
